@@ -1,0 +1,53 @@
+/* Views of bytes that somebody else owns, and counted bytes that several share. */
+#ifndef IDEMD_BYTES_H
+#define IDEMD_BYTES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+/* A view: borrowed, valid as long as its owner says. {NULL, 0} is empty. */
+struct bytes {
+    const uint8_t *data;
+    uint32_t size;
+};
+
+static inline bool bytes_equal(struct bytes a, struct bytes b)
+{
+    return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
+}
+
+static inline struct bytes bytes_of(const void *data, uint32_t size)
+{
+    return (struct bytes){data, size};
+}
+
+/* Counted bytes of the loop thread: they may still grow (and move) while their maker fills them, and never change once
+ * they were shared. Freed when the last reference goes. */
+struct blob {
+    uint32_t references;
+    uint32_t size;
+    uint32_t capacity;
+    uint8_t *data;
+};
+
+struct blob *blob_new(uint32_t capacity); /* one reference, size 0 */
+struct blob *blob_hold(struct blob *blob); /* one more; returns blob */
+void blob_release(struct blob *blob);      /* one less; NULL is fine */
+/* Room for `size` more bytes at the end, which then belong to the blob. Returns their offset. */
+uint32_t blob_extend(struct blob *blob, uint32_t size);
+
+/* Some bytes of a blob, by offset since the blob may still move. blob NULL: none. Holding the reference is up to whoever
+ * stores the slice. */
+struct slice {
+    struct blob *blob;
+    uint32_t offset;
+    uint32_t size;
+};
+
+static inline struct bytes slice_bytes(struct slice slice)
+{
+    return slice.blob ? (struct bytes){slice.blob->data + slice.offset, slice.size} : (struct bytes){NULL, 0};
+}
+
+#endif

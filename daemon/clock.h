@@ -1,0 +1,39 @@
+/* The daemon's three clocks, and the one rule about them that has to outlive a reboot.
+ * Only the server reads them; everybody else is handed a struct now. */
+#ifndef IDEMD_CLOCK_H
+#define IDEMD_CLOCK_H
+
+#include <stdint.h>
+
+/* All in milliseconds. */
+struct now {
+    uint64_t boot_ms;      /* CLOCK_BOOTTIME: leases and waits; unmoved by setting the wall clock */
+    uint64_t wall_ms;      /* CLOCK_REALTIME, Unix time: what people read */
+    uint64_t retention_ms; /* never goes back: when outcomes expire. Near Unix time */
+};
+
+/* Where the retention clock stood at a moment that is on disk. */
+struct clock_mark {
+    uint64_t retention_ms;
+    uint64_t wall_ms;
+    uint64_t boot_ms;
+    uint8_t boot_id[16]; /* /proc/sys/kernel/random/boot_id; zeros where unknown */
+};
+
+/* How far a retention clock that stood at `mark` has got at `here` (whose retention_ms is not looked at). Within one boot
+ * (same nonzero boot id) it advances with CLOCK_BOOTTIME; over a reboot it takes the wall clock's advance, at least 0
+ * and at most reboot_ms_max. Never less than mark->retention_ms. Pure. */
+uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark *here, uint64_t reboot_ms_max);
+
+/* A running clock: retention advances with CLOCK_BOOTTIME from where it was set. */
+struct clock {
+    uint64_t retention_minus_boot_ms; /* modulo 2^64 */
+};
+
+/* Reads boot time, wall time and boot id now; retention_ms is 0. */
+void clock_read_mark(struct clock_mark *mark);
+/* Starts at `retention_ms` as of boot time `boot_ms`. */
+void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms);
+struct now clock_now(const struct clock *clock);
+
+#endif

@@ -1,0 +1,114 @@
+/* Who owns what. The engine finds an operation, asks the rules, and does what they say: appends the new state to the open
+ * batch, parks a call, wakes others, sets a deadline. It knows no socket, no protobuf, no LMDB and no clock: time is an
+ * argument, the store is an interface, answers go out by a callback, so a test can be its world. Loop thread only.
+ *
+ *     call --> find (index) --> rules --> change (store) --> waiters --> reply, released at its number
+ *
+ * A party is one connection to the engine: what it has parked, and which grants are bound to it. */
+#ifndef IDEMD_ENGINE_H
+#define IDEMD_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/bytes.h"
+#include "daemon/clock.h"
+#include "daemon/rules.h"
+#include "daemon/store.h"
+
+struct engine;
+struct operation;
+struct parked;
+
+/* Embedded in its owner; start with {0}. */
+struct party {
+    struct parked *parked; /* calls of this connection that wait, newest first */
+    uint32_t parked_count;
+    struct operation *bound; /* grants bound to it */
+};
+
+/* What is told of one operation beside its record. */
+struct reply_operation {
+    const struct record *record; /* NULL: none. Valid during the callback */
+    uint32_t lease_left_ms;
+    uint64_t replays;
+    struct bytes checkpoint_data; /* valid during the callback; the name is the record's */
+    bool show_checkpoint;
+    struct bytes input; /* Grant.input */
+};
+
+/* An answer. `call` says which of the fields count; they have the names and meanings of idem.v1. Valid during the callback. */
+struct reply {
+    enum call_type call;
+    enum code code;
+    const char *reason, *field; /* static strings or NULL */
+    const char *message;
+    uint32_t retry_after_ms; /* of the status */
+    uint64_t depends;        /* goes out when the store is durable up to here */
+
+    enum answer answer;
+    enum ownership ownership;
+    struct reply_operation operation;
+    bool resumed;
+    uint32_t lease_ms;
+    uint32_t running_retry_after_ms;
+    bool mismatch_operation, mismatch_fingerprint;
+    uint64_t window_now_ms, window_keep_ms;
+    enum record_state released_to;
+
+    bool show_outcome;      /* REPLAY, FINAL, a Get that found it done */
+    struct slice outcome;   /* its attributes and body in wire form; the receiver holds the blob to keep it */
+    uint64_t expires_ms;    /* Unix time; 0: not told */
+
+    const struct reply_operation *list; /* Recover, List */
+    uint32_t list_count;
+    struct bytes cursor;
+    bool cancelled;
+};
+
+struct engine_options {
+    struct store *store;
+    /* The answer to the call that `party` sent as `request`. Called in the call itself, or later for a parked one; never
+     * after engine_party_close. It must not call the engine. */
+    void (*reply)(void *context, struct party *party, uint64_t request, const struct reply *reply);
+    /* Is the input of this party still open, as far as the socket knows? Asked before a parked call is granted. */
+    bool (*alive)(void *context, struct party *party);
+    void *context;
+    uint64_t unfinished_max;
+};
+
+/* Loads what the store holds; running leases start anew from `now`. NULL: *error says why. */
+struct engine *engine_open(const struct engine_options *options, const struct policy *policy, const struct now *now,
+                           struct store_error *error);
+void engine_close(struct engine *engine); /* NULL is fine; parked calls get no answer */
+
+/* Decides one call, or parks it. deadline_ms (boot time) is when its client gives up; UINT64_MAX: never. */
+void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
+                 uint64_t deadline_ms, const struct now *now);
+
+/* The input of this connection ended: its parked calls are withdrawn without an answer, its bound leases cut to the grace.
+ * The party may be used no more. */
+void engine_party_close(struct engine *engine, struct party *party, const struct now *now);
+/* `party` replaces `old`: bindings go over with their full lease; then old is closed. */
+void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now);
+/* Shutting down: every parked call is answered UNAVAILABLE (DRAINING). */
+void engine_drain(struct engine *engine, const struct now *now);
+
+/* The loop did not turn for stalled_ms: running leases are that much longer. */
+void engine_stalled(struct engine *engine, uint64_t stalled_ms);
+/* Leases, then waits, whose time has come; then hands the open batch over, if there is one and the store is free. Once a
+ * turn, after all calls. Returns when (boot time) it wants to be called again at the latest; UINT64_MAX: no need. */
+uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark);
+/* What store_poll said. */
+void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now);
+
+struct engine_counts {
+    uint64_t running, interrupted, finished;
+    uint64_t waiting, waiting_bytes;
+    uint64_t memory_bytes; /* of operations and index */
+};
+struct engine_counts engine_counts(const struct engine *engine);
+/* Walks everything and asserts what must hold. For tests. */
+void engine_check(const struct engine *engine);
+
+#endif

@@ -1,0 +1,103 @@
+/* One operation as bytes: what is in memory while it is unfinished, in a batch, and in the store.
+ *
+ * Layout, version 1. All integers little-endian, all reads by memcpy (LMDB aligns values to 2).
+ *   head, RECORD_HEAD_BYTES, with a checksum of its own, so that a start can rebuild the index from heads alone:
+ *      0  u32  low half of XXH3-64 over bytes 4..47 of the head
+ *      4  u8   format version (1)
+ *      5  u8   state (enum record_state)
+ *      6  u16  bytes of the rest
+ *      8  u64  identity hash (record_hash)
+ *     16  u64  expires_ms on the retention clock; 0 where unfinished
+ *     24  u64  life
+ *     32  u64  body_place; 0 where the body goes with the record
+ *     40  u32  stored bytes of this record's values (input, checkpoint, attributes, body), for space accounting
+ *     44  u32  low half of XXH3-64 over the rest
+ *   rest: varints and length-prefixed strings in the order of struct record, see record.c.
+ * An upgrade reads the version and converts as it reads; nothing is rewritten in place. */
+#ifndef IDEMD_RECORD_H
+#define IDEMD_RECORD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/bytes.h"
+
+enum {
+    RECORD_HEAD_BYTES = 48,
+    RECORD_BYTES_MAX = 1900, /* a record never leaves its LMDB leaf page */
+    RECORD_SECRET_BYTES = 192,
+};
+
+/* The numbers of idem.v1.State. */
+enum record_state { RECORD_ABSENT = 0, RECORD_RUNNING = 1, RECORD_INTERRUPTED = 2, RECORD_DONE = 3 };
+
+enum record_flags {
+    RECORD_RESOLVED = 1,            /* an operator gave its outcome */
+    RECORD_BOUND = 2,               /* its grant is bound to a connection */
+    RECORD_RECOVERED = 4,           /* its grant was made by Recover: attempt_id is of that space */
+    RECORD_BODY_DROPPED = 8,        /* the body was over its limit, or not sent */
+    RECORD_ATTRIBUTES_DROPPED = 16, /* the attributes were */
+};
+
+/* What names an operation; compared byte for byte. */
+struct identity {
+    struct bytes namespace, caller, key;
+};
+
+/* Values an operation can have beside its record; the number is part of the format. */
+enum blob_kind { BLOB_INPUT = 1, BLOB_CHECKPOINT = 2, BLOB_ATTRIBUTES = 3, BLOB_BODY = 4, BLOB_KINDS = 5 };
+
+/* A record, unpacked. Views point into the bytes it was decoded from, or into the call it was made from. */
+struct record {
+    struct identity id;
+    uint64_t hash; /* record_hash of id */
+    enum record_state state;
+    uint8_t flags; /* enum record_flags */
+
+    uint64_t life;     /* fence of the first grant of this life of the key */
+    uint64_t fence;    /* of the current, or last, grant */
+    uint64_t revision; /* number of the last stored change */
+    uint32_t attempt;  /* 1 for the first grant */
+    uint32_t lease_ms; /* length last acknowledged */
+    uint64_t keep_ms;  /* what the grant's Begin said; 0: the namespace's default */
+
+    uint64_t begun_ms, interrupted_ms, done_ms; /* Unix time; 0 where not yet */
+
+    struct bytes operation, fingerprint, attempt_id, owner, traceparent;
+    struct bytes checkpoint_name; /* empty: no checkpoint */
+    uint32_t input_bytes, checkpoint_bytes; /* sizes of those blobs */
+
+    /* DONE only. */
+    uint64_t expires_ms;      /* retention clock: absent from then on */
+    uint64_t body_expires_ms; /* retention clock: the body is not served from then on; at most expires_ms */
+    uint64_t body_place;      /* where the BODY blob is kept if it goes earlier than the record; else 0 */
+    uint8_t outcome_kind;     /* idem.v1.OutcomeKind */
+    int32_t outcome_code;
+    uint64_t body_bytes;      /* the size that the body had when it was sent */
+    uint64_t digest[2];       /* of the outcome as it was sent */
+    /* The outcome's attributes and body as they stand in an idem.v1.Outcome on the wire: repeated field 3, then field 4
+     * with tag and length. Sizes of what is stored, 0 where dropped. */
+    uint32_t attributes_bytes, body_field_bytes;
+    struct bytes inline_values; /* both, one after the other, where the record has room for them; else empty: in blobs */
+};
+
+/* XXH3-64 of the identity's parts, each after its length, under the database's secret. */
+uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct identity *id);
+
+/* Writes the record; returns its bytes, at most RECORD_BYTES_MAX. Asserts that every string is within proto/limits.h. */
+uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX]);
+/* How many bytes of inline_values would still fit into `record`, were it encoded as it is with none. */
+uint32_t record_inline_room(const struct record *record);
+
+enum record_check {
+    RECORD_GOOD,
+    RECORD_BAD_REST, /* the head is good: hash, expires_ms, life and state are filled, nothing else */
+    RECORD_BAD_HEAD, /* nothing is filled */
+};
+/* Unpacks and checks `data`. Views in `record` point into it. */
+enum record_check record_decode(struct bytes data, struct record *record);
+/* Only the head: hash, state, expires_ms, life, body_place. RECORD_GOOD says nothing of the rest. */
+enum record_check record_decode_head(struct bytes data, struct record *record);
+
+#endif

@@ -1,0 +1,32 @@
+/* Frames: the gRPC length-prefixed message, one flag byte (0), a 4-byte big-endian length, the message.
+ * Source of the format: gRPC over HTTP/2, "Length-Prefixed-Message"; here without HTTP/2.
+ * Pure functions over bytes, for both sides; no function allocates, all are thread-safe. */
+#ifndef IDEM_PROTO_FRAME_H
+#define IDEM_PROTO_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum frame_cut {
+    FRAME_WHOLE,    /* a message is there */
+    FRAME_PARTIAL,  /* more bytes are needed */
+    FRAME_BAD_FLAG, /* the flag byte is not 0: not a frame of ours */
+    FRAME_TOO_LONG, /* longer than message_bytes_max */
+};
+
+/* Looks at the first frame of `data`. FRAME_WHOLE: *message_bytes is its length, and it starts at
+ * data + IDEM_FRAME_HEADER_BYTES. FRAME_PARTIAL: *message_bytes is its length where the header is there, else 0.
+ * FRAME_TOO_LONG: *message_bytes is what it claims. message_bytes_max does not count the header. */
+enum frame_cut frame_cut(const uint8_t *data, size_t size, uint32_t message_bytes_max, uint32_t *message_bytes);
+
+/* Writes the header of a message of message_bytes to out[0 .. IDEM_FRAME_HEADER_BYTES). */
+void frame_put_header(uint8_t *out, uint32_t message_bytes);
+
+/* protobuf's base-128 varint (protobuf encoding guide). Writes at most 10 bytes; returns how many. */
+size_t frame_put_varint(uint8_t *out, uint64_t value);
+size_t frame_varint_bytes(uint64_t value);
+
+/* Reads one varint from data[0 .. size). Returns how many bytes it took, 0 where it is cut off or longer than 10. */
+size_t frame_get_varint(const uint8_t *data, size_t size, uint64_t *value);
+
+#endif

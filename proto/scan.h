@@ -1,0 +1,47 @@
+/* A look at a Request's bytes before anything is unpacked from them.
+ *
+ * protobuf-c allocates for every field it meets (a hostile frame of 1 MiB costs it half a million allocations) and
+ * keeps no length of a string, so "ab\0cd" would become "ab". So each message is walked first, by its descriptor:
+ * wire types, how often a field stands, how long it is, UTF-8, no U+0000, unknown fields, ranges of numbers. What
+ * passes is small in everything but its values, and says what it seems to say.
+ *
+ * Pure: no allocation, no state. Thread-safe. */
+#ifndef IDEM_PROTO_SCAN_H
+#define IDEM_PROTO_SCAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum scan_verdict {
+    SCAN_OK,
+    SCAN_NOT_A_REQUEST, /* malformed bytes, or id 0: answer with id 0 and INVALID_ARGUMENT, close the connection */
+    SCAN_INVALID,       /* INVALID_ARGUMENT for this Request; field and message say what */
+    SCAN_UNIMPLEMENTED, /* its call is a field that this daemon does not know */
+};
+
+/* Limits that the daemon's options can move. */
+struct scan_limits {
+    uint64_t keep_ms_min, keep_ms_max; /* of BeginRequest.keep_ms; 0 is always allowed */
+};
+
+struct scan_result {
+    uint64_t id;        /* Request.id; 0 where there is none */
+    uint32_t call;      /* the field number of the call in Request; 0 where there is none */
+    char field[64];     /* the field's path, e.g. "begin.op.key"; empty where none is to blame */
+    char message[160];  /* for a person: what was wrong, and the limit */
+    /* Of the outcome of a Complete or Resolve: what was sent, also where it was taken out. */
+    uint64_t attributes_digest;     /* XXH3-64 over each Attribute's bytes in order, each after its length (LE32) */
+    uint32_t attributes_count;
+    uint32_t attributes_bytes;      /* names and values together */
+    bool attributes_dropped;        /* over IDEM_ATTRIBUTES_MAX or IDEM_ATTRIBUTES_BYTES_MAX: taken out of `data` */
+};
+
+/* Scans one Request, data[0 .. size). Every limit is inclusive. Attributes over their limits are no error (a Complete is
+ * never refused for what it carries): they are overwritten in place, with one unknown field of the same size, so that
+ * the message that is left unpacks without them; hence `data` is not const. Nothing else of it is changed.
+ * `result` is filled as far as known whatever is returned. */
+enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_limits *limits,
+                               struct scan_result *result);
+
+#endif
