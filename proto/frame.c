@@ -1,0 +1,88 @@
+/* Frames and varints: the few bytes of arithmetic that both sides of a connection share.
+ *
+ * A reader calls frame_cut() on what it has until a message is whole; a writer puts a header before
+ * its message. Nothing is kept between calls. What a peer sends is only ever looked at below the
+ * size given; a frame that cannot be one is known by its first byte, or by its first five. */
+#include "proto/frame.h"
+
+#include <assert.h>
+
+#include "proto/limits.h"
+
+enum {
+    VARINT_BYTES_MAX = 10, /* 64 bits in groups of 7 */
+    VARINT_MORE = 0x80,    /* another byte follows */
+    VARINT_BITS = 0x7f,
+};
+
+static uint32_t get_be32(const uint8_t *in)
+{
+    return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
+}
+
+enum frame_cut frame_cut(const uint8_t *data, size_t size, uint32_t message_bytes_max,
+                         uint32_t *message_bytes)
+{
+    assert(data != NULL || size == 0);
+    *message_bytes = 0;
+    if (size == 0)
+        return FRAME_PARTIAL;
+    if (data[0] != 0)
+        return FRAME_BAD_FLAG;
+    if (size < IDEM_FRAME_HEADER_BYTES)
+        return FRAME_PARTIAL;
+    *message_bytes = get_be32(data + 1);
+    if (*message_bytes > message_bytes_max)
+        return FRAME_TOO_LONG;
+    return size - IDEM_FRAME_HEADER_BYTES < *message_bytes ? FRAME_PARTIAL : FRAME_WHOLE;
+}
+
+void frame_put_header(uint8_t *out, uint32_t message_bytes)
+{
+    out[0] = 0;
+    out[1] = (uint8_t)(message_bytes >> 24);
+    out[2] = (uint8_t)(message_bytes >> 16);
+    out[3] = (uint8_t)(message_bytes >> 8);
+    out[4] = (uint8_t)message_bytes;
+}
+
+size_t frame_put_varint(uint8_t *out, uint64_t value)
+{
+    size_t bytes = 0;
+
+    while (value > VARINT_BITS) {
+        out[bytes++] = (uint8_t)(value | VARINT_MORE);
+        value >>= 7;
+    }
+    out[bytes++] = (uint8_t)value;
+    assert(bytes <= VARINT_BYTES_MAX);
+    return bytes;
+}
+
+size_t frame_varint_bytes(uint64_t value)
+{
+    size_t bytes = 1;
+
+    while (value > VARINT_BITS) {
+        bytes++;
+        value >>= 7;
+    }
+    return bytes;
+}
+
+/* The tenth byte has room for one bit; what would stand above it is dropped, as every protobuf
+ * reader does, so that two readers never see two numbers. */
+size_t frame_get_varint(const uint8_t *data, size_t size, uint64_t *value)
+{
+    uint64_t found = 0;
+
+    assert(data != NULL || size == 0);
+    for (size_t i = 0; i < size && i < VARINT_BYTES_MAX; i++) {
+        found |= (uint64_t)(data[i] & VARINT_BITS) << (7 * i);
+        if ((data[i] & VARINT_MORE) == 0) {
+            *value = found;
+            return i + 1;
+        }
+    }
+    return 0;
+}
