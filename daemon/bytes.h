@@ -31,14 +31,14 @@ struct blob {
     uint8_t *data;
 };
 
-struct blob *blob_new(uint32_t capacity); /* one reference, size 0 */
+struct blob *blob_new(uint32_t capacity);  /* one reference, size 0 */
 struct blob *blob_hold(struct blob *blob); /* one more; returns blob */
 void blob_release(struct blob *blob);      /* one less; NULL is fine */
 /* Room for `size` more bytes at the end, which then belong to the blob. Returns their offset. */
 uint32_t blob_extend(struct blob *blob, uint32_t size);
 
-/* Some bytes of a blob, by offset since the blob may still move. blob NULL: none. Holding the reference is up to whoever
- * stores the slice. */
+/* Some bytes of a blob, by offset since the blob may still move. blob NULL: none. Holding the reference is up to
+ * whoever stores the slice. */
 struct slice {
     struct blob *blob;
     uint32_t offset;

@@ -20,9 +20,9 @@ struct clock_mark {
     uint8_t boot_id[16]; /* /proc/sys/kernel/random/boot_id; zeros where unknown */
 };
 
-/* How far a retention clock that stood at `mark` has got at `here` (whose retention_ms is not looked at). Within one boot
- * (same nonzero boot id) it advances with CLOCK_BOOTTIME; over a reboot it takes the wall clock's advance, at least 0
- * and at most reboot_ms_max. Never less than mark->retention_ms. Pure. */
+/* How far a retention clock that stood at `mark` has got at `here` (whose retention_ms is not looked at). Within one
+ * boot (same nonzero boot id) it advances with CLOCK_BOOTTIME; over a reboot it takes the wall clock's advance, at
+ * least 0 and at most reboot_ms_max. Never less than mark->retention_ms. Pure. */
 uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark *here, uint64_t reboot_ms_max);
 
 /* A running clock: retention advances with CLOCK_BOOTTIME from where it was set. */

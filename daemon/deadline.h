@@ -1,5 +1,6 @@
-/* Deadlines: what has to happen at which time. A heap of pointers to entries that live in their owners' structs, so that a
- * million leases cost eight bytes each and one timer. Times are whatever clock its user counts in. Loop thread only. */
+/* Deadlines: what has to happen at which time. A heap of pointers to entries that live in their owners' structs, so
+ * that a million leases cost eight bytes each and one timer. Times are whatever clock its user counts in. Loop thread
+ * only. */
 #ifndef IDEMD_DEADLINE_H
 #define IDEMD_DEADLINE_H
 

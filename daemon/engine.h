@@ -1,6 +1,7 @@
-/* Who owns what. The engine finds an operation, asks the rules, and does what they say: appends the new state to the open
- * batch, parks a call, wakes others, sets a deadline. It knows no socket, no protobuf, no LMDB and no clock: time is an
- * argument, the store is an interface, answers go out by a callback, so a test can be its world. Loop thread only.
+/* Who owns what. The engine finds an operation, asks the rules, and does what they say: appends the new state to the
+ * open batch, parks a call, wakes others, sets a deadline. It knows no socket, no protobuf, no LMDB and no clock: time
+ * is an argument, the store is an interface, answers go out by a callback, so a test can be its world. Loop thread
+ * only.
  *
  *     call --> find (index) --> rules --> change (store) --> waiters --> reply, released at its number
  *
@@ -35,9 +36,12 @@ struct reply_operation {
     struct bytes checkpoint_data; /* valid during the callback; the name is the record's */
     bool show_checkpoint;
     struct bytes input; /* Grant.input */
+    uint32_t lease_ms;  /* Recover: as in struct reply */
+    bool resumed;
 };
 
-/* An answer. `call` says which of the fields count; they have the names and meanings of idem.v1. Valid during the callback. */
+/* An answer. `call` says which of the fields count; they have the names and meanings of idem.v1. Valid during the
+ * callback. */
 struct reply {
     enum call_type call;
     enum code code;
@@ -56,9 +60,10 @@ struct reply {
     uint64_t window_now_ms, window_keep_ms;
     enum record_state released_to;
 
-    bool show_outcome;      /* REPLAY, FINAL, a Get that found it done */
-    struct slice outcome;   /* its attributes and body in wire form; the receiver holds the blob to keep it */
-    uint64_t expires_ms;    /* Unix time; 0: not told */
+    bool show_outcome;    /* REPLAY, FINAL, a Get that found it done; its kind and code are in operation.record */
+    bool body_dropped;    /* its body is not there, or past its keep time */
+    struct slice outcome; /* its attributes and body in wire form; the receiver holds the blob to keep it */
+    uint64_t expires_ms;  /* Unix time; 0: not told */
 
     const struct reply_operation *list; /* Recover, List */
     uint32_t list_count;
@@ -68,8 +73,8 @@ struct reply {
 
 struct engine_options {
     struct store *store;
-    /* The answer to the call that `party` sent as `request`. Called in the call itself, or later for a parked one; never
-     * after engine_party_close. It must not call the engine. */
+    /* The answer to the call that `party` sent as `request`. Called in the call itself, or later for a parked one;
+     * never after engine_party_close. It must not call the engine. */
     void (*reply)(void *context, struct party *party, uint64_t request, const struct reply *reply);
     /* Is the input of this party still open, as far as the socket knows? Asked before a parked call is granted. */
     bool (*alive)(void *context, struct party *party);
@@ -86,18 +91,18 @@ void engine_close(struct engine *engine); /* NULL is fine; parked calls get no a
 void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
                  uint64_t deadline_ms, const struct now *now);
 
-/* The input of this connection ended: its parked calls are withdrawn without an answer, its bound leases cut to the grace.
- * The party may be used no more. */
+/* The input of this connection ended: its parked calls are withdrawn without an answer, its bound leases cut to the
+ * grace. The party may be used no more. */
 void engine_party_close(struct engine *engine, struct party *party, const struct now *now);
 /* `party` replaces `old`: bindings go over with their full lease; then old is closed. */
 void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now);
 /* Shutting down: every parked call is answered UNAVAILABLE (DRAINING). */
-void engine_drain(struct engine *engine, const struct now *now);
+void engine_drain(struct engine *engine);
 
 /* The loop did not turn for stalled_ms: running leases are that much longer. */
 void engine_stalled(struct engine *engine, uint64_t stalled_ms);
-/* Leases, then waits, whose time has come; then hands the open batch over, if there is one and the store is free. Once a
- * turn, after all calls. Returns when (boot time) it wants to be called again at the latest; UINT64_MAX: no need. */
+/* Leases, then waits, whose time has come; then hands the open batch over, if there is one and the store is free. Once
+ * a turn, after all calls. Returns when (boot time) it wants to be called again at the latest; UINT64_MAX: no need. */
 uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark);
 /* What store_poll said. */
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now);

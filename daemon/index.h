@@ -1,8 +1,9 @@
-/* Where each operation is: identity hash -> place. Twelve bytes an entry, by linear hashing, so that no step pauses the loop.
+/* Where each operation is: identity hash -> place. Twelve bytes an entry, by linear hashing, so that no step pauses the
+ * loop.
  *
- * Entries are (32-bit tag, 64-bit place), five to a 64-byte bucket; the tag is the low half of the hash and also says in
- * which bucket an entry is, so a bucket can be split without reading a record. Two identities may share a tag: who finds a
- * place compares the record's own identity. Loop thread only. */
+ * Entries are (32-bit tag, 64-bit place), five to a 64-byte bucket; the tag is the low half of the hash and also says
+ * in which bucket an entry is, so a bucket can be split without reading a record. Two identities may share a tag: who
+ * finds a place compares the record's own identity. Loop thread only. */
 #ifndef IDEMD_INDEX_H
 #define IDEMD_INDEX_H
 
@@ -22,8 +23,8 @@ bool index_replace(struct index *index, uint64_t hash, uint64_t from, uint64_t t
 /* Removes the entry (hash, place). Returns false where there is none. */
 bool index_remove(struct index *index, uint64_t hash, uint64_t place);
 
-/* Goes through the places under a hash's tag: start with *cursor = 0, call until it returns 0 (no more). Valid until the
- * index is changed. */
+/* Goes through the places under a hash's tag: start with *cursor = 0, call until it returns 0 (no more). Valid until
+ * the index is changed. */
 struct index_cursor {
     uint32_t step;
 };

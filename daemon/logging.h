@@ -9,8 +9,8 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 
 void log_setup(enum log_level level, enum log_format format);
 
-/* One line: time, level, event, then pairs of (const char *key, const char *value), ended by NULL. Values are quoted and
- * escaped where they need it, at most 1 KiB each. `event` is a short stable word ("ready"). */
+/* One line: time, level, event, then pairs of (const char *key, const char *value), ended by NULL. Values are quoted
+ * and escaped where they need it, at most 1 KiB each. `event` is a short stable word ("ready"). */
 void log_event(enum log_level level, const char *event, ...) __attribute__((sentinel));
 
 /* Decimal digits of `number` in a small ring of buffers of this thread: good for the arguments of one log_event. */

@@ -1,12 +1,12 @@
-/* The daemon's one door to memory. It never returns NULL: a daemon without memory stops with exit code 71, which is safe
- * (what it acknowledged is on disk) and the only answer that cannot be wrong halfway through a change.
- * What peers can make it ask for is bounded before they get here. Thread-safe. */
+/* The daemon's one door to memory. It never returns NULL: a daemon without memory stops with exit code 71, which is
+ * safe (what it acknowledged is on disk) and the only answer that cannot be wrong halfway through a change. What peers
+ * can make it ask for is bounded before they get here. Thread-safe. */
 #ifndef IDEMD_MEMORY_H
 #define IDEMD_MEMORY_H
 
 #include <stddef.h>
 
-void *mem_alloc(size_t size);             /* not cleared; size may be 0 */
+void *mem_alloc(size_t size);              /* not cleared; size may be 0 */
 void *mem_zero(size_t count, size_t size); /* cleared; the product is checked */
 void *mem_resize(void *old, size_t size);
 char *mem_string(const char *string);

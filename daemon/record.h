@@ -65,7 +65,7 @@ struct record {
     uint64_t begun_ms, interrupted_ms, done_ms; /* Unix time; 0 where not yet */
 
     struct bytes operation, fingerprint, attempt_id, owner, traceparent;
-    struct bytes checkpoint_name; /* empty: no checkpoint */
+    struct bytes checkpoint_name;           /* empty: no checkpoint */
     uint32_t input_bytes, checkpoint_bytes; /* sizes of those blobs */
 
     /* DONE only. */
@@ -74,18 +74,20 @@ struct record {
     uint64_t body_place;      /* where the BODY blob is kept if it goes earlier than the record; else 0 */
     uint8_t outcome_kind;     /* idem.v1.OutcomeKind */
     int32_t outcome_code;
-    uint64_t body_bytes;      /* the size that the body had when it was sent */
-    uint64_t digest[2];       /* of the outcome as it was sent */
+    uint64_t body_bytes; /* the size that the body had when it was sent */
+    uint64_t digest[2];  /* of the outcome as it was sent */
     /* The outcome's attributes and body as they stand in an idem.v1.Outcome on the wire: repeated field 3, then field 4
      * with tag and length. Sizes of what is stored, 0 where dropped. */
     uint32_t attributes_bytes, body_field_bytes;
-    struct bytes inline_values; /* both, one after the other, where the record has room for them; else empty: in blobs */
+    struct bytes
+        inline_values; /* both, one after the other, where the record has room for them; else empty: in blobs */
 };
 
 /* XXH3-64 of the identity's parts, each after its length, under the database's secret. */
 uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct identity *id);
 
-/* Writes the record; returns its bytes, at most RECORD_BYTES_MAX. Asserts that every string is within proto/limits.h. */
+/* Writes the record; returns its bytes, at most RECORD_BYTES_MAX. Asserts that every string is within proto/limits.h.
+ */
 uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX]);
 /* How many bytes of inline_values would still fit into `record`, were it encoded as it is with none. */
 uint32_t record_inline_room(const struct record *record);

@@ -58,8 +58,7 @@ static void run(struct record *next, uint32_t lease_ms)
     next->interrupted_ms = 0;
 }
 
-static void interrupt(struct decision *decision, const struct record *current,
-                      const struct now *now, uint64_t number)
+static void interrupt(struct decision *decision, const struct record *current, const struct now *now, uint64_t number)
 {
     put(decision, current, number);
     decision->next.state = RECORD_INTERRUPTED;
@@ -81,8 +80,7 @@ static uint32_t lease_of(const struct call *call)
 }
 
 /* A grant of an operation that was absent. */
-static void grant_first(struct decision *decision, const struct call *call, const struct now *now,
-                        uint64_t number)
+static void grant_first(struct decision *decision, const struct call *call, const struct now *now, uint64_t number)
 {
     decision->change = CHANGE_PUT;
     decision->next = (struct record){
@@ -108,8 +106,8 @@ static void grant_first(struct decision *decision, const struct call *call, cons
 
 /* A grant of an interrupted operation to somebody else: takeover. What the first Begin said of the
  * request stays. */
-static void grant_again(struct decision *decision, const struct record *current,
-                        const struct call *call, uint64_t number)
+static void grant_again(struct decision *decision, const struct record *current, const struct call *call,
+                        uint64_t number)
 {
     assert(current->state == RECORD_INTERRUPTED);
     put(decision, current, number);
@@ -126,8 +124,7 @@ static void grant_again(struct decision *decision, const struct record *current,
 
 /* The grant that is current, to the attempt that has it: its reply was lost. Stored only where
  * something changes. */
-static void resume(struct decision *decision, const struct record *current, const struct call *call,
-                   uint64_t number)
+static void resume(struct decision *decision, const struct record *current, const struct call *call, uint64_t number)
 {
     const bool bind = call->bind_to_connection && !(current->flags & RECORD_BOUND);
     const uint32_t lease_ms = lease_of(call);
@@ -140,8 +137,8 @@ static void resume(struct decision *decision, const struct record *current, cons
     tell_grant(decision, false, lease_ms);
 }
 
-static void finish(struct decision *decision, const struct record *current, const struct call *call,
-                   uint64_t keep_ms, const struct now *now, uint64_t number)
+static void finish(struct decision *decision, const struct record *current, const struct call *call, uint64_t keep_ms,
+                   const struct now *now, uint64_t number)
 {
     const struct policy *policy = call->policy;
     const struct outcome *outcome = &call->outcome;
@@ -185,11 +182,9 @@ static bool same_outcome(const struct record *record, const struct outcome *outc
 static bool too_old(const struct call *call, const struct now *now)
 {
     const struct policy *policy = call->policy;
-    const uint64_t window_ms =
-        call->keep_ms && call->keep_ms < policy->keep_ms ? call->keep_ms : policy->keep_ms;
+    const uint64_t window_ms = call->keep_ms && call->keep_ms < policy->keep_ms ? call->keep_ms : policy->keep_ms;
 
-    return call->first_sent_ms &&
-           later(now->wall_ms, now->retention_ms) >= sum(call->first_sent_ms, window_ms);
+    return call->first_sent_ms && later(now->wall_ms, now->retention_ms) >= sum(call->first_sent_ms, window_ms);
 }
 
 static bool fingerprint_matches(const struct record *current, const struct call *call)
@@ -199,8 +194,7 @@ static bool fingerprint_matches(const struct record *current, const struct call 
     if (bytes_equal(current->fingerprint, call->fingerprint))
         return true;
     for (int i = 0; i < others; i++)
-        if (call->other_fingerprints[i].data &&
-            bytes_equal(current->fingerprint, call->other_fingerprints[i]))
+        if (call->other_fingerprints[i].data && bytes_equal(current->fingerprint, call->other_fingerprints[i]))
             return true;
     return false;
 }
@@ -213,15 +207,14 @@ static bool is_attempt(const struct record *current, struct bytes attempt_id, bo
 
 static bool takes_over(const struct record *current, const struct call *call)
 {
-    const enum if_interrupted what =
-        call->if_interrupted ? call->if_interrupted : call->policy->if_interrupted;
+    const enum if_interrupted what = call->if_interrupted ? call->if_interrupted : call->policy->if_interrupted;
 
     return what == IF_INTERRUPTED_TAKE_OVER &&
            (!call->take_over_revision || call->take_over_revision == current->revision);
 }
 
-void rules_begin(const struct record *current, const struct call *call, const struct now *now,
-                 uint64_t number, struct decision *decision)
+void rules_begin(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                 struct decision *decision)
 {
     start(decision);
     if (!current) {
@@ -263,31 +256,28 @@ static enum ownership owner_of(const struct record *current, uint64_t fence)
     return fence == current->fence ? OWNERSHIP_HELD : OWNERSHIP_LOST;
 }
 
-void rules_complete(const struct record *current, const struct call *call, const struct now *now,
-                    uint64_t number, struct decision *decision)
+void rules_complete(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                    struct decision *decision)
 {
     start(decision);
     decision->ownership = owner_of(current, call->fence);
     if (decision->ownership == OWNERSHIP_HELD) {
-        finish(decision, current, call, call->keep_ms ? call->keep_ms : current->keep_ms, now,
-               number);
+        finish(decision, current, call, call->keep_ms ? call->keep_ms : current->keep_ms, now, number);
     } else if (decision->ownership == OWNERSHIP_FINAL) {
-        const bool completed_it =
-            call->fence == current->fence && !(current->flags & RECORD_RESOLVED);
+        const bool completed_it = call->fence == current->fence && !(current->flags & RECORD_RESOLVED);
         if (completed_it && same_outcome(current, &call->outcome))
             decision->ownership = OWNERSHIP_HELD;
     }
 }
 
-void rules_release(const struct record *current, const struct call *call, const struct now *now,
-                   uint64_t number, struct decision *decision)
+void rules_release(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                   struct decision *decision)
 {
     start(decision);
     decision->ownership = owner_of(current, call->fence);
     if (decision->ownership != OWNERSHIP_HELD)
         return;
-    if (call->effect == EFFECT_NONE ||
-        (call->effect == EFFECT_NONE_BY_ME && current->attempt == 1)) {
+    if (call->effect == EFFECT_NONE || (call->effect == EFFECT_NONE_BY_ME && current->attempt == 1)) {
         decision->change = CHANGE_REMOVE;
         return;
     }
@@ -296,8 +286,7 @@ void rules_release(const struct record *current, const struct call *call, const 
         interrupt(decision, current, now, number);
 }
 
-static void renew(struct decision *decision, const struct record *current, const struct call *call,
-                  uint64_t number)
+static void renew(struct decision *decision, const struct record *current, const struct call *call, uint64_t number)
 {
     const uint32_t lease_ms = call->lease_ms ? call->lease_ms : current->lease_ms;
 
@@ -309,8 +298,8 @@ static void renew(struct decision *decision, const struct record *current, const
     decision->lease_ms = lease_ms;
 }
 
-void rules_renew(const struct record *current, const struct call *call, const struct now *now,
-                 uint64_t number, struct decision *decision)
+void rules_renew(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                 struct decision *decision)
 {
     (void)now;
     start(decision);
@@ -319,8 +308,8 @@ void rules_renew(const struct record *current, const struct call *call, const st
         renew(decision, current, call, number);
 }
 
-void rules_checkpoint(const struct record *current, const struct call *call, const struct now *now,
-                      uint64_t number, struct decision *decision)
+void rules_checkpoint(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                      struct decision *decision)
 {
     (void)now;
     start(decision);
@@ -337,8 +326,8 @@ void rules_checkpoint(const struct record *current, const struct call *call, con
 
 /* ---- Looking, recovering, operating ---------------------------------------------- */
 
-void rules_get(const struct record *current, const struct call *call, const struct now *now,
-               uint64_t number, struct decision *decision)
+void rules_get(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+               struct decision *decision)
 {
     (void)call, (void)now, (void)number;
     start(decision);
@@ -348,8 +337,8 @@ void rules_get(const struct record *current, const struct call *call, const stru
         decision->may_wait = current->state != RECORD_DONE;
 }
 
-void rules_resolve(const struct record *current, const struct call *call, const struct now *now,
-                   uint64_t number, struct decision *decision)
+void rules_resolve(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                   struct decision *decision)
 {
     const bool happened = call->verdict == VERDICT_HAPPENED;
 
@@ -357,8 +346,7 @@ void rules_resolve(const struct record *current, const struct call *call, const 
     if (!current)
         decision->ownership = OWNERSHIP_GONE;
     else if (current->state == RECORD_DONE)
-        decision->ownership =
-            happened && same_outcome(current, &call->outcome) ? OWNERSHIP_HELD : OWNERSHIP_FINAL;
+        decision->ownership = happened && same_outcome(current, &call->outcome) ? OWNERSHIP_HELD : OWNERSHIP_FINAL;
     else if (current->state != RECORD_INTERRUPTED)
         fail(decision, CODE_FAILED_PRECONDITION, "NOT_INTERRUPTED");
     else if (call->revision != current->revision)
@@ -371,8 +359,8 @@ void rules_resolve(const struct record *current, const struct call *call, const 
     }
 }
 
-void rules_forget(const struct record *current, const struct call *call, const struct now *now,
-                  uint64_t number, struct decision *decision)
+void rules_forget(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                  struct decision *decision)
 {
     (void)now, (void)number;
     start(decision);
@@ -388,16 +376,16 @@ void rules_forget(const struct record *current, const struct call *call, const s
     }
 }
 
-void rules_recover(const struct record *current, const struct call *call, const struct now *now,
-                   uint64_t number, struct decision *decision)
+void rules_recover(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                   struct decision *decision)
 {
     (void)now;
     start(decision);
     grant_again(decision, current, call, number);
 }
 
-void rules_recover_again(const struct record *current, const struct call *call,
-                         const struct now *now, uint64_t number, struct decision *decision)
+void rules_recover_again(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                         struct decision *decision)
 {
     (void)now;
     assert(rules_is_recovered_by(current, call->attempt_id));
@@ -410,8 +398,7 @@ bool rules_is_recovered_by(const struct record *current, struct bytes attempt_id
     return current->state != RECORD_DONE && is_attempt(current, attempt_id, true);
 }
 
-void rules_lease_end(const struct record *current, const struct now *now, uint64_t number,
-                     struct decision *decision)
+void rules_lease_end(const struct record *current, const struct now *now, uint64_t number, struct decision *decision)
 {
     assert(current->state == RECORD_RUNNING);
     start(decision);

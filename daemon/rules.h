@@ -21,17 +21,32 @@
 
 /* The numbers below are those of idem.v1: rules know no protobuf, and a test compares them. */
 enum answer {
-    ANSWER_NONE = 0, ANSWER_EXECUTE = 1, ANSWER_REPLAY = 2, ANSWER_RUNNING = 3, ANSWER_MISMATCH = 4,
-    ANSWER_INTERRUPTED = 5, ANSWER_EXPIRED = 6,
+    ANSWER_NONE = 0,
+    ANSWER_EXECUTE = 1,
+    ANSWER_REPLAY = 2,
+    ANSWER_RUNNING = 3,
+    ANSWER_MISMATCH = 4,
+    ANSWER_INTERRUPTED = 5,
+    ANSWER_EXPIRED = 6,
 };
 enum ownership { OWNERSHIP_NONE = 0, OWNERSHIP_HELD = 1, OWNERSHIP_LOST = 2, OWNERSHIP_FINAL = 3, OWNERSHIP_GONE = 4 };
 enum effect { EFFECT_UNKNOWN = 1, EFFECT_NONE_BY_ME = 2, EFFECT_NONE = 3 };
 enum verdict { VERDICT_HAPPENED = 1, VERDICT_DID_NOT_HAPPEN = 2 };
 enum if_interrupted { IF_INTERRUPTED_DEFAULT = 0, IF_INTERRUPTED_REPORT = 1, IF_INTERRUPTED_TAKE_OVER = 2 };
 enum code {
-    CODE_OK = 0, CODE_CANCELLED = 1, CODE_INVALID_ARGUMENT = 3, CODE_DEADLINE_EXCEEDED = 4, CODE_NOT_FOUND = 5,
-    CODE_PERMISSION_DENIED = 7, CODE_RESOURCE_EXHAUSTED = 8, CODE_FAILED_PRECONDITION = 9, CODE_UNIMPLEMENTED = 12,
-    CODE_INTERNAL = 13, CODE_UNAVAILABLE = 14, CODE_DATA_LOSS = 15, CODE_UNAUTHENTICATED = 16,
+    CODE_OK = 0,
+    CODE_CANCELLED = 1,
+    CODE_INVALID_ARGUMENT = 3,
+    CODE_DEADLINE_EXCEEDED = 4,
+    CODE_NOT_FOUND = 5,
+    CODE_PERMISSION_DENIED = 7,
+    CODE_RESOURCE_EXHAUSTED = 8,
+    CODE_FAILED_PRECONDITION = 9,
+    CODE_UNIMPLEMENTED = 12,
+    CODE_INTERNAL = 13,
+    CODE_UNAVAILABLE = 14,
+    CODE_DATA_LOSS = 15,
+    CODE_UNAUTHENTICATED = 16,
 };
 
 /* A namespace's policy: idem.v1.Policy. Times in milliseconds. */
@@ -44,8 +59,18 @@ struct policy {
 
 /* The calls, by their field number in idem.v1.Request. */
 enum call_type {
-    CALL_HELLO = 10, CALL_BEGIN = 11, CALL_COMPLETE = 12, CALL_RELEASE = 13, CALL_RENEW = 14, CALL_CHECKPOINT = 15,
-    CALL_GET = 16, CALL_RECOVER = 17, CALL_RESOLVE = 18, CALL_FORGET = 19, CALL_LIST = 20, CALL_STATS = 21,
+    CALL_HELLO = 10,
+    CALL_BEGIN = 11,
+    CALL_COMPLETE = 12,
+    CALL_RELEASE = 13,
+    CALL_RENEW = 14,
+    CALL_CHECKPOINT = 15,
+    CALL_GET = 16,
+    CALL_RECOVER = 17,
+    CALL_RESOLVE = 18,
+    CALL_FORGET = 19,
+    CALL_LIST = 20,
+    CALL_STATS = 21,
     CALL_CANCEL = 22,
 };
 
@@ -60,8 +85,8 @@ struct outcome {
     uint64_t digest[2];      /* of the outcome as it was sent */
 };
 
-/* One call with its arguments checked. Views are borrowed for the time of the call. Which fields count is up to its type;
- * they have the names and meanings of idem.v1. */
+/* One call with its arguments checked. Views are borrowed for the time of the call. Which fields count is up to its
+ * type; they have the names and meanings of idem.v1. */
 struct call {
     enum call_type type;
     struct identity id; /* for Recover and List only id.namespace */
@@ -99,13 +124,13 @@ enum change {
 
 /* What follows from a call. */
 struct decision {
-    enum code code;     /* not OK: nothing below counts but `reason` */
-    const char *reason; /* for a program: "WRONG_REVISION", "NOT_INTERRUPTED"; or NULL */
-    enum answer answer; /* Begin */
+    enum code code;           /* not OK: nothing below counts but `reason` */
+    const char *reason;       /* for a program: "WRONG_REVISION", "NOT_INTERRUPTED"; or NULL */
+    enum answer answer;       /* Begin */
     enum ownership ownership; /* the owner's calls, Resolve, Forget */
     bool mismatch_operation, mismatch_fingerprint;
-    bool resumed; /* EXECUTE: this attempt_id already held it */
-    bool granted; /* EXECUTE: a new grant, with fence = revision = number */
+    bool resumed;  /* EXECUTE: this attempt_id already held it */
+    bool granted;  /* EXECUTE: a new grant, with fence = revision = number */
     bool may_wait; /* the answer may change with the state: park the call where it has wait_ms */
 
     enum change change;
@@ -120,8 +145,8 @@ struct decision {
 /* Is the outcome of this DONE record over? At expires_ms it is. */
 bool rules_expired(const struct record *record, const struct now *now);
 
-/* One function a call. `current` is NULL where the operation is absent (an expired one is absent: the caller has looked).
- * `number` is what a stored change will be numbered, higher than all before. Each fills *decision whole. */
+/* One function a call. `current` is NULL where the operation is absent (an expired one is absent: the caller has
+ * looked). `number` is what a stored change will be numbered, higher than all before. Each fills *decision whole. */
 void rules_begin(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
                  struct decision *decision);
 void rules_complete(const struct record *current, const struct call *call, const struct now *now, uint64_t number,

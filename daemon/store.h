@@ -1,16 +1,17 @@
 /* The store: batches of changes made durable one after the other, and the records they left behind.
  *
- *      engine --append--> open batch --submit--> [store thread: one LMDB commit] --wake--> poll: durable, applied, swept
+ *      engine --append--> open batch --submit--> [store thread: one LMDB commit] --wake--> poll: durable, applied,
+ * swept
  *
- * A batch is immutable bytes once it is submitted. One batch is in flight at a time while the loop fills the next (group
- * commit). A change is a whole record, so that applying it twice is harmless. A failed commit is never tried again: the
- * store says so once, through poll, and the daemon stops (74), since what failed may yet be on the disk.
+ * A batch is immutable bytes once it is submitted. One batch is in flight at a time while the loop fills the next
+ * (group commit). A change is a whole record, so that applying it twice is harmless. A failed commit is never tried
+ * again: the store says so once, through poll, and the daemon stops (74), since what failed may yet be on the disk.
  *
- * Four LMDB tables: `finished` (place -> record, ordered by when it goes), `unfinished` (life -> record), `chunks` ((place or
- * life, kind, chunk) -> at most 4,080 bytes with their checksum) and `meta`.
+ * Four LMDB tables: `finished` (place -> record, ordered by when it goes), `unfinished` (life -> record), `chunks`
+ * ((place or life, kind, chunk) -> at most 4,080 bytes with their checksum) and `meta`.
  *
- * A place is 64 bits: seconds of the retention clock at which it may be swept, 34 bits, then a count, 30 bits. A life is a
- * number below 2^53, so that lives sort before all places of this century.
+ * A place is 64 bits: seconds of the retention clock at which it may be swept, 34 bits, then a count, 30 bits. A life
+ * is a number below 2^53, so that lives sort before all places of this century.
  *
  * All functions are for the loop thread. The store's thread shares nothing but the batch in flight. */
 #ifndef IDEMD_STORE_H
@@ -28,34 +29,36 @@ struct store;
 
 struct store_options {
     const char *directory;
-    uint64_t quota_bytes;  /* of LMDB pages in use */
-    bool accept_loss;      /* start without what cannot be read, one log line for each */
-    bool read_only;        /* --check-data: changes nothing */
+    uint64_t quota_bytes;        /* of LMDB pages in use */
+    bool accept_loss;            /* start without what cannot be read, one log line for each */
+    bool read_only;              /* --check-data: changes nothing */
     void (*wake)(void *context); /* called on the store's thread: there is something to poll */
     void *wake_context;
 };
 
-/* Why a store could not be opened: an exit code of sysexits (65 not ours or damaged, 71, 73, 74, 75 held by another daemon, 77)
- * and a sentence with path and reason. */
+/* Why a store could not be opened: an exit code of sysexits (65 not ours or damaged, 71, 73, 74, 75 held by another
+ * daemon, 77) and a sentence with path and reason. */
 struct store_error {
     int exit_code;
     char message[512];
 };
 
-/* Opens DIR, making it and the store in it where DIR is absent or empty. Takes the lock first. NULL: *error says why. */
+/* Opens DIR, making it and the store in it where DIR is absent or empty. Takes the lock first. NULL: *error says why.
+ */
 struct store *store_open(const struct store_options *options, struct store_error *error);
 /* Waits for the batch in flight, drops the open one, gives the lock back. NULL is fine. */
 void store_close(struct store *store);
 
 struct store_facts {
-    uint64_t store_id;                    /* random, new with every new store */
-    uint8_t secret[RECORD_SECRET_BYTES];  /* of the identity hashes */
-    struct clock_mark mark;               /* as of the last commit; of now in a new store */
+    uint64_t store_id;                   /* random, new with every new store */
+    uint8_t secret[RECORD_SECRET_BYTES]; /* of the identity hashes */
+    struct clock_mark mark;              /* as of the last commit; of now in a new store */
 };
 const struct store_facts *store_facts(const struct store *store);
 
-/* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest is
- * bad); `finished` gets each head with its place. A bad head ends the load: false and *error (65), unless accept_loss. */
+/* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest
+ * is bad); `finished` gets each head with its place. A bad head ends the load: false and *error (65), unless
+ * accept_loss. */
 struct store_visitor {
     void (*unfinished)(void *context, uint64_t life, struct bytes record);
     void (*finished)(void *context, uint64_t place, const struct record *head);
@@ -76,9 +79,9 @@ struct store_change {
     enum store_change_kind kind;
     uint64_t number; /* store_next_number() */
     uint64_t life;
-    uint64_t place;      /* FINISH, REMOVE_FINISHED */
-    uint64_t body_place; /* of the BODY blob where it is not `place`; else 0 */
-    struct bytes record; /* the PUTs and FINISH */
+    uint64_t place;                  /* FINISH, REMOVE_FINISHED */
+    uint64_t body_place;             /* of the BODY blob where it is not `place`; else 0 */
+    struct bytes record;             /* the PUTs and FINISH */
     struct bytes values[BLOB_KINDS]; /* by enum blob_kind; data NULL: none given. At most 16 MiB + 16 each */
 };
 
@@ -88,8 +91,8 @@ uint64_t store_next_number(const struct store *store);
 uint64_t store_newest_number(const struct store *store);
 uint64_t store_durable_number(const struct store *store);
 
-/* Copies a change into the open batch. `values` (by kind, may be NULL) gets where the values given now lie; ATTRIBUTES and BODY
- * lie one right after the other. A slice is valid as long as its holder holds the blob. */
+/* Copies a change into the open batch. `values` (by kind, may be NULL) gets where the values given now lie; ATTRIBUTES
+ * and BODY lie one right after the other. A slice is valid as long as its holder holds the blob. */
 void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS]);
 /* Asks the store's thread to sweep what may go at retention_s or before, one slice, with the next batch. */
 void store_sweep(struct store *store, uint64_t retention_s);
@@ -109,10 +112,10 @@ struct store_swept {
     uint64_t hash, place;
 };
 struct store_event {
-    bool failed;      /* nothing else counts; message says what. Stop. */
+    bool failed; /* nothing else counts; message says what. Stop. */
     char message[256];
-    uint64_t durable; /* every change up to this number is flushed */
-    uint64_t applied; /* and can be read by store_read. Equal to durable until there is a log */
+    uint64_t durable;                /* every change up to this number is flushed */
+    uint64_t applied;                /* and can be read by store_read. Equal to durable until there is a log */
     const struct store_swept *swept; /* finished records that are no more; valid until the next poll */
     uint32_t swept_count;
     bool more_to_sweep;
@@ -120,8 +123,9 @@ struct store_event {
 /* Takes what the store's thread has to say. False: nothing new. */
 bool store_poll(struct store *store, struct store_event *event);
 
-/* A new place for something that is over at expires_ms (retention clock) after it was to be kept keep_ms. Its seconds are
- * expires_ms rounded up to a multiple of the largest power of two (of seconds) not above keep/8: few insertion points. */
+/* A new place for something that is over at expires_ms (retention clock) after it was to be kept keep_ms. Its seconds
+ * are expires_ms rounded up to a multiple of the largest power of two (of seconds) not above keep/8: few insertion
+ * points. */
 uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms);
 static inline uint64_t store_place_seconds(uint64_t place)
 {
@@ -138,15 +142,15 @@ enum store_read { STORE_FOUND, STORE_MISSING, STORE_DAMAGED };
 enum store_read store_read_finished(struct store *store, uint64_t place, struct bytes *record);
 /* Reads a value of exactly `size` bytes to `out`. key is a place or a life. */
 enum store_read store_read_value(struct store *store, uint64_t key, enum blob_kind kind, uint32_t size, uint8_t *out);
-/* Visits finished records from `place` on, in order, until `visit` returns false or `records_max` were seen. Returns the place
- * to go on from, 0 at the end. */
+/* Visits finished records from `place` on, in order, until `visit` returns false or `records_max` were seen. Returns
+ * the place to go on from, 0 at the end. */
 uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
                              bool (*visit)(void *context, uint64_t place, struct bytes record), void *context);
 /* Lets the snapshot go. Called at the end of every turn, before the loop waits. */
 void store_end_turn(struct store *store);
 
 struct store_space {
-    uint64_t used_bytes;  /* pages in use, exact */
+    uint64_t used_bytes; /* pages in use, exact */
     uint64_t quota_bytes;
     bool full; /* with `unfinished` operations there is no room for another grant or checkpoint */
 };

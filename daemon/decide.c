@@ -1,0 +1,433 @@
+/* One call's way through the engine.
+ *
+ *     decide_call: find -> rules -> (park) | room? -> values -> change -> waiters -> reply
+ *
+ * Whatever can go wrong - no room, a value that does not read - is looked at before the change, so that a change is
+ * never half made. Waiters are looked at again by the same path, each time the state of their operation changed. */
+#include "daemon/decide.h"
+
+#include <assert.h>
+
+#include "daemon/memory.h"
+#include "proto/limits.h"
+
+typedef void rule(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
+                  struct decision *decision);
+
+static rule *rule_of(enum call_type type)
+{
+    static rule *const rules[] = {
+        [CALL_BEGIN] = rules_begin,     [CALL_COMPLETE] = rules_complete,     [CALL_RELEASE] = rules_release,
+        [CALL_RENEW] = rules_renew,     [CALL_CHECKPOINT] = rules_checkpoint, [CALL_GET] = rules_get,
+        [CALL_RESOLVE] = rules_resolve, [CALL_FORGET] = rules_forget,
+    };
+
+    assert(type < sizeof rules / sizeof rules[0] && rules[type]);
+    return rules[type];
+}
+
+/* ---- Replies ------------------------------------------------------------------ */
+
+void decide_reply(struct engine *engine, const struct asker *asker, const struct reply *reply)
+{
+    engine->options.reply(engine->options.context, asker->party, asker->request, reply);
+}
+
+void decide_refuse(struct engine *engine, const struct asker *asker, enum code code, const char *reason,
+                   const char *field, const char *message)
+{
+    const struct reply reply = {
+        .call = asker->call->type, .code = code, .reason = reason, .field = field, .message = message};
+
+    decide_reply(engine, asker, &reply);
+}
+
+struct reply_operation decide_describe(struct engine *engine, const struct found *found, const struct values *values,
+                                       const struct now *now)
+{
+    const struct record *record = &found->record;
+    struct reply_operation told = {.record = record, .replays = operation_replays(engine, found)};
+
+    if (record->state == RECORD_RUNNING)
+        told.lease_left_ms = operation_lease_left_ms(engine, found->operation, record->lease_ms, now);
+    told.show_checkpoint = record->state != RECORD_DONE && record->checkpoint_name.size > 0;
+    told.checkpoint_data = values->checkpoint;
+    if (record->attempt > 1)
+        told.input = values->input;
+    return told;
+}
+
+/* When it makes sense to ask again: after about as long as it has been running, never beyond the lease. */
+static uint32_t running_retry_after_ms(const struct record *record, uint32_t lease_left_ms, const struct now *now)
+{
+    enum { LEAST_MS = 50, MOST_MS = 5000 };
+    const uint64_t ran_ms = now->wall_ms > record->begun_ms ? now->wall_ms - record->begun_ms : 0;
+    uint32_t after_ms = ran_ms < LEAST_MS ? LEAST_MS : ran_ms > MOST_MS ? MOST_MS : (uint32_t)ran_ms;
+
+    if (after_ms > lease_left_ms)
+        after_ms = lease_left_ms;
+    return after_ms ? after_ms : 1;
+}
+
+static uint64_t wall_of(uint64_t retention_ms, const struct now *now)
+{
+    return retention_ms - now->retention_ms + now->wall_ms;
+}
+
+/* What the rules said, as a reply; what is told of the operation comes with it where it is there. */
+static void fill_reply(struct reply *reply, const struct call *call, const struct decision *decision,
+                       const struct now *now)
+{
+    *reply = (struct reply){
+        .call = call->type,
+        .code = decision->code,
+        .reason = decision->reason,
+        .answer = decision->answer,
+        .ownership = decision->ownership,
+        .resumed = decision->resumed,
+        .lease_ms = decision->lease_ms,
+        .mismatch_operation = decision->mismatch_operation,
+        .mismatch_fingerprint = decision->mismatch_fingerprint,
+        .released_to = decision->released_to,
+    };
+    if (decision->answer == ANSWER_EXPIRED) {
+        const struct policy *policy = call->policy;
+        reply->window_now_ms = now->wall_ms > now->retention_ms ? now->wall_ms : now->retention_ms;
+        reply->window_keep_ms = call->keep_ms && call->keep_ms < policy->keep_ms ? call->keep_ms : policy->keep_ms;
+    }
+    if (decision->code == CODE_NOT_FOUND) {
+        reply->field = "get.op";
+        reply->message = "get.op: there is no operation with this namespace, caller and key";
+    } else if (decision->code == CODE_FAILED_PRECONDITION) {
+        reply->field = call->type == CALL_RESOLVE ? "resolve.revision" : "forget.revision";
+        reply->message = call->type == CALL_RESOLVE
+                             ? "resolve: only an interrupted operation, at the revision that it has"
+                             : "forget: only a finished operation, at the revision that it has";
+    }
+}
+
+/* The parts that speak of the operation as it is now, and the number that all of it rests on. */
+static void add_operation(struct engine *engine, struct reply *reply, const struct found *found,
+                          const struct values *values, const struct now *now)
+{
+    if (!found->there) {
+        reply->depends = store_newest_number(engine->store);
+        return;
+    }
+    const struct record *record = &found->record;
+    reply->depends = record->revision;
+    reply->operation = decide_describe(engine, found, values, now);
+    reply->running_retry_after_ms = running_retry_after_ms(record, reply->operation.lease_left_ms, now);
+    if (record->state == RECORD_DONE) {
+        reply->expires_ms = wall_of(record->expires_ms, now);
+        reply->outcome = values->outcome;
+        reply->body_dropped = values->body_dropped;
+        reply->show_outcome = reply->answer == ANSWER_REPLAY || reply->ownership == OWNERSHIP_FINAL ||
+                              (reply->call == CALL_GET && reply->code == CODE_OK);
+    }
+}
+
+/* ---- Waiting ------------------------------------------------------------------------ */
+
+bool decide_alive(struct engine *engine, const struct asker *asker)
+{
+    return !asker->parked || engine->options.alive(engine->options.context, asker->party);
+}
+
+void decide_unpark(struct engine *engine, struct parked *parked)
+{
+    deadline_clear(&engine->waits, &parked->deadline);
+    engine->waiting--;
+    engine->waiting_bytes -= parked->bytes;
+    parked_free(parked);
+}
+
+static const char *waiting_limit(const struct engine *engine, const struct asker *asker,
+                                 const struct parked_queue *queue)
+{
+    if (queue->count >= IDEM_WAITERS_PER_OPERATION_MAX && queue != &engine->recovers)
+        return "wait_ms: 1,024 calls wait for this operation, and no more can";
+    if (engine->waiting >= IDEM_WAITERS_MAX)
+        return "wait_ms: 10,000 calls wait, and no more can";
+    if (asker->party->parked_count >= IDEM_WAITERS_PER_CONNECTION_MAX)
+        return "wait_ms: 256 calls of this connection wait, and no more can";
+    if (engine->waiting_bytes + parked_bytes(asker->call) > IDEM_WAITERS_BYTES_MAX)
+        return "wait_ms: the calls that wait take 64 MiB, and no more can";
+    return NULL;
+}
+
+static const char *waiting_field(enum call_type type)
+{
+    return type == CALL_BEGIN ? "begin.wait_ms" : type == CALL_GET ? "get.wait_ms" : "recover.wait_ms";
+}
+
+bool decide_park(struct engine *engine, const struct asker *asker, struct parked_queue *queue,
+                 struct operation *operation, const struct now *now)
+{
+    const char *limit = waiting_limit(engine, asker, queue);
+    const uint64_t wait_end_ms = now->boot_ms + asker->call->wait_ms;
+
+    assert(!asker->parked);
+    if (limit) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_WAITERS", waiting_field(asker->call->type),
+                      limit);
+        return false;
+    }
+    struct parked *parked = parked_new(asker->call, asker->party, asker->request, queue);
+    parked->operation = operation;
+    parked->deadline_is_timeout = asker->deadline_ms < wait_end_ms;
+    deadline_set(&engine->waits, &parked->deadline, parked->deadline_is_timeout ? asker->deadline_ms : wait_end_ms);
+    engine->waiting++;
+    engine->waiting_bytes += parked->bytes;
+    return true;
+}
+
+/* ---- Deciding ------------------------------------------------------------------------- */
+
+bool decide_no_room(struct engine *engine, const struct asker *asker, bool first)
+{
+    const uint64_t unfinished = engine->running + engine->interrupted;
+
+    if (first && unfinished >= engine->options.unfinished_max) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED", NULL,
+                      "as many operations are unfinished as this daemon allows (--max-unfinished)");
+        return true;
+    }
+    if (store_space(engine->store, unfinished + first).full) {
+        decide_refuse(
+            engine, asker, CODE_RESOURCE_EXHAUSTED, "STORE_FULL", NULL,
+            "the store is full (--quota, or the disk): it replays, completes and releases, and grants nothing new");
+        return true;
+    }
+    return false;
+}
+
+static void decide_damaged(struct engine *engine, const struct asker *asker, struct found *found)
+{
+    struct reply reply = {.call = asker->call->type, .ownership = OWNERSHIP_HELD};
+
+    if (asker->call->type != CALL_FORGET) {
+        decide_refuse(engine, asker, CODE_DATA_LOSS, "DAMAGED", NULL,
+                      "the stored record of this operation is damaged; Forget removes it");
+        return;
+    }
+    operation_remove_damaged(engine, found, asker->call->hash);
+    reply.depends = store_newest_number(engine->store);
+    decide_reply(engine, asker, &reply);
+}
+
+static unsigned values_needed(const struct found *found, const struct decision *decision)
+{
+    if (decision->answer == ANSWER_EXECUTE)
+        return VALUES_CHECKPOINT | VALUES_INPUT;
+    if (decision->answer == ANSWER_REPLAY || decision->answer == ANSWER_INTERRUPTED)
+        return VALUES_CHECKPOINT | VALUES_OUTCOME;
+    if (decision->ownership == OWNERSHIP_FINAL)
+        return VALUES_OUTCOME;
+    /* Get: neither an answer nor an ownership, and it shows all there is. */
+    return found->there && !decision->answer && !decision->ownership && decision->code == CODE_OK
+               ? VALUES_CHECKPOINT | VALUES_OUTCOME
+               : 0;
+}
+
+/* Does the change alter what others of this operation may be told? */
+static bool concerns_waiters(const struct found *found, const struct decision *decision)
+{
+    return decision->change == CHANGE_REMOVE || decision->granted ||
+           (decision->change == CHANGE_PUT && found->record.state != decision->next.state);
+}
+
+static void found_in_memory(struct operation *operation, struct found *found)
+{
+    *found = (struct found){.operation = operation};
+    if (operation && operation->state != RECORD_ABSENT) {
+        operation_read(operation, &found->record);
+        found->there = true;
+    }
+}
+
+/* Carries out what was decided and is possible. *found is as it is afterwards. */
+static void carry_out(struct engine *engine, const struct asker *asker, struct found *found, struct decision *decision,
+                      const struct now *now)
+{
+    if (decision->change != CHANGE_NONE)
+        found_in_memory(operation_change(engine, found, asker->call, decision), found);
+    if (decision->lease_anew) {
+        assert(found->operation && found->record.state == RECORD_RUNNING);
+        operation_bind(found->operation, found->record.flags & RECORD_BOUND ? asker->party : NULL);
+        operation_lease_anew(engine, found->operation, decision->lease_ms, now);
+    }
+    if (decision->answer == ANSWER_REPLAY)
+        operation_count_replay(engine, found);
+}
+
+/* Answers one asker by what the rules said of what was found: true. False: it goes on waiting, or waits from now on.
+ * *again: the operation's other waiters have to be looked at. */
+static bool decide(struct engine *engine, const struct asker *asker, struct found *found, struct decision *decision,
+                   const struct now *now, bool *again)
+{
+    const struct call *call = asker->call;
+    struct values values;
+    struct reply reply;
+
+    *again = false;
+    if (decision->may_wait && call->wait_ms) {
+        if (!asker->parked)
+            decide_park(engine, asker, &found->operation->waiters, found->operation, now);
+        return false;
+    }
+    if (decision->granted || (call->type == CALL_CHECKPOINT && decision->change != CHANGE_NONE)) {
+        if (!decide_alive(engine, asker))
+            return true;
+        if (decide_no_room(engine, asker, decision->granted && !found->there))
+            return true;
+    }
+    if (!operation_values(engine, found, values_needed(found, decision), now, &values)) {
+        decide_refuse(engine, asker, CODE_DATA_LOSS, "DAMAGED", NULL,
+                      "a stored value of this operation is damaged; Forget removes it once it is done");
+        return true;
+    }
+    *again = concerns_waiters(found, decision);
+    carry_out(engine, asker, found, decision, now);
+    fill_reply(&reply, call, decision, now);
+    add_operation(engine, &reply, found, &values, now);
+    decide_reply(engine, asker, &reply);
+    operation_values_release(&values);
+    return true;
+}
+
+static void apply_rule(struct engine *engine, const struct call *call, const struct found *found, const struct now *now,
+                       struct decision *decision)
+{
+    rule_of(call->type)(found->there ? &found->record : NULL, call, now, store_next_number(engine->store), decision);
+}
+
+void decide_call(struct engine *engine, const struct asker *asker, const struct now *now)
+{
+    struct found found;
+    struct decision decision;
+    bool again;
+
+    operation_find(engine, &asker->call->id, asker->call->hash, now, &found);
+    if (found.damaged) {
+        decide_damaged(engine, asker, &found);
+        return;
+    }
+    apply_rule(engine, asker->call, &found, now, &decision);
+    decide(engine, asker, &found, &decision, now, &again);
+    if (again && found.operation)
+        decide_waiters(engine, found.operation, now);
+}
+
+/* ---- Waiters --------------------------------------------------------------------------- */
+
+static struct asker asker_of(const struct parked *parked)
+{
+    return (struct asker){.party = parked->party,
+                          .request = parked->request,
+                          .call = &parked->call,
+                          .deadline_ms = UINT64_MAX,
+                          .parked = true};
+}
+
+/* Looks at one waiter. True: the state changed under the others. */
+static bool serve_one(struct engine *engine, struct parked *parked, const struct now *now)
+{
+    const struct asker asker = asker_of(parked);
+    struct found found;
+    struct decision decision;
+    bool again;
+
+    found_in_memory(parked->operation, &found);
+    apply_rule(engine, &parked->call, &found, now, &decision);
+    if (decide(engine, &asker, &found, &decision, now, &again))
+        decide_unpark(engine, parked);
+    return again;
+}
+
+/* Of an interrupted operation: the first waiter that is owed the grant, since all others then go on waiting. */
+static struct parked *first_taker(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    struct parked *next;
+
+    for (struct parked *parked = operation->waiters.first; parked; parked = next) {
+        const struct asker asker = asker_of(parked);
+        struct found found;
+        struct decision decision;
+
+        next = parked->queue_next;
+        if (parked->call.type != CALL_BEGIN)
+            continue;
+        found_in_memory(operation, &found);
+        apply_rule(engine, &parked->call, &found, now, &decision);
+        if (decision.answer != ANSWER_EXECUTE)
+            continue;
+        if (decide_alive(engine, &asker))
+            return parked;
+        decide_unpark(engine, parked);
+    }
+    return NULL;
+}
+
+/* One round over the waiters, in order. True: the state changed, and those before have to be looked at again. */
+static bool serve_round(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    struct parked *next;
+
+    if (operation->state == RECORD_INTERRUPTED) {
+        struct parked *taker = first_taker(engine, operation, now);
+        if (taker)
+            return serve_one(engine, taker, now) || operation->waiters.first;
+    }
+    for (struct parked *parked = operation->waiters.first; parked; parked = next) {
+        next = parked->queue_next;
+        if (serve_one(engine, parked, now))
+            return true;
+    }
+    return false;
+}
+
+void decide_waiters(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    while (serve_round(engine, operation, now))
+        ;
+    if (operation->state == RECORD_INTERRUPTED && engine->recovers.count)
+        listing_serve_recovers(engine, operation, now);
+    if (operation->state == RECORD_ABSENT)
+        operation_free_absent(engine, operation);
+}
+
+void decide_lease_end(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    struct found found;
+    struct decision decision;
+
+    found_in_memory(operation, &found);
+    rules_lease_end(&found.record, now, store_next_number(engine->store), &decision);
+    const struct call nobody = {.hash = operation->hash};
+    operation_change(engine, &found, &nobody, &decision);
+    decide_waiters(engine, operation, now);
+}
+
+void decide_wait_end(struct engine *engine, struct parked *parked, const struct now *now)
+{
+    const struct asker asker = asker_of(parked);
+    struct found found;
+    struct decision decision;
+    bool again;
+
+    if (parked->deadline_is_timeout) {
+        decide_refuse(engine, &asker, CODE_DEADLINE_EXCEEDED, "TIMEOUT", "timeout_ms",
+                      "timeout_ms passed while the call waited; it had no effect");
+    } else if (!parked->operation) {
+        const struct reply none = {.call = CALL_RECOVER, .depends = store_newest_number(engine->store)};
+        decide_reply(engine, &asker, &none);
+    } else {
+        parked->call.wait_ms = 0;
+        found_in_memory(parked->operation, &found);
+        apply_rule(engine, &parked->call, &found, now, &decision);
+        assert(decision.change == CHANGE_NONE);
+        decide(engine, &asker, &found, &decision, now, &again);
+    }
+    decide_unpark(engine, parked);
+}

@@ -1,0 +1,325 @@
+/* The engine's own life: loading, turning, parties, closing. One call's way is decide.c, calls about many operations
+ * are listing.c, what is in memory is operation.c. */
+#include "daemon/engine.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "daemon/decide.h"
+#include "daemon/memory.h"
+#include "proto/limits.h"
+
+enum {
+    HEARTBEAT_MS = 1000,  /* while leases run the loop turns at least so often, so that a stall is noticed */
+    TOUCH_MS = 60 * 1000, /* the retention clock is stored at least so often while there are calls */
+};
+
+/* ---- Opening ---------------------------------------------------------------------- */
+
+static void load_unfinished(void *context, uint64_t life, struct bytes record)
+{
+    operation_load(context, life, record);
+}
+
+static void load_finished(void *context, uint64_t place, const struct record *head)
+{
+    struct engine *engine = context;
+
+    index_add(engine->index, head->hash, place);
+    engine->finished++;
+}
+
+static int by_revision(const void *a, const void *b)
+{
+    const struct operation *const *x = a, *const *y = b;
+
+    return ((*x)->revision > (*y)->revision) - ((*x)->revision < (*y)->revision);
+}
+
+/* A running lease has its last acknowledged length again, from now; one that was bound has the grace. */
+static void load_lease(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    struct record record;
+
+    if (operation->damaged || operation->state != RECORD_RUNNING)
+        return;
+    operation_read(operation, &record);
+    operation_lease_anew(engine, operation, record.lease_ms, now);
+    if (record.flags & RECORD_BOUND)
+        operation_orphan(engine, operation, now);
+}
+
+static void enter_loaded(struct engine *engine, const struct now *now)
+{
+    const uint32_t count = engine->lives.count;
+    struct operation **sorted = mem_alloc(count * sizeof *sorted);
+
+    for (uint32_t i = 0; i < count; i++)
+        sorted[i] = engine->lives.at[i].operation;
+    if (count > 0)
+        qsort(sorted, count, sizeof *sorted, by_revision);
+    for (uint32_t i = 0; i < count; i++) {
+        operation_enter_loaded(engine, sorted[i]);
+        load_lease(engine, sorted[i], now);
+    }
+    mem_free(sorted);
+}
+
+struct engine *engine_open(const struct engine_options *options, const struct policy *policy, const struct now *now,
+                           struct store_error *error)
+{
+    struct engine *engine = mem_zero(1, sizeof *engine);
+    const struct store_visitor visitor = {load_unfinished, load_finished, engine};
+
+    engine->options = *options;
+    engine->policy = policy;
+    engine->store = options->store;
+    engine->applied = store_durable_number(options->store);
+    engine->committed_ms = now->boot_ms;
+    engine->index = index_new();
+    memcpy(engine->secret, store_facts(options->store)->secret, sizeof engine->secret);
+    if (!store_load(options->store, &visitor, error)) {
+        engine_close(engine);
+        return NULL;
+    }
+    enter_loaded(engine, now);
+    return engine;
+}
+
+static void unpark_all(struct engine *engine, struct parked_queue *queue)
+{
+    while (queue->first)
+        decide_unpark(engine, queue->first);
+}
+
+void engine_close(struct engine *engine)
+{
+    if (!engine)
+        return;
+    unpark_all(engine, &engine->recovers);
+    for (uint32_t i = 0; i < engine->lives.count; i++) {
+        struct operation *operation = engine->lives.at[i].operation;
+        if (!operation)
+            continue;
+        unpark_all(engine, &operation->waiters);
+        operation_bind(operation, NULL);
+        operation_discard(operation);
+    }
+    for (int i = 0; i < SPACE_BUCKETS; i++) {
+        struct space *next;
+        for (struct space *space = engine->spaces[i]; space; space = next) {
+            next = space->next;
+            mem_free(space);
+        }
+    }
+    mem_free(engine->lives.at);
+    deadlines_free(&engine->leases);
+    deadlines_free(&engine->waits);
+    index_free(engine->index);
+    mem_free(engine);
+}
+
+/* ---- Calls ---------------------------------------------------------------------------- */
+
+static void cancel(struct engine *engine, const struct asker *asker)
+{
+    struct reply reply = {.call = CALL_CANCEL};
+    struct parked *parked = asker->party->parked;
+
+    while (parked && parked->request != asker->call->cancel_id)
+        parked = parked->party_next;
+    if (parked) {
+        const struct asker cancelled = {.party = parked->party, .request = parked->request, .call = &parked->call};
+        decide_refuse(engine, &cancelled, CODE_CANCELLED, "CANCELLED", NULL, "cancelled by its own connection");
+        decide_unpark(engine, parked);
+        reply.cancelled = true;
+    }
+    decide_reply(engine, asker, &reply);
+}
+
+void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
+                 uint64_t deadline_ms, const struct now *now)
+{
+    struct call own = *call;
+    const struct asker asker = {.party = party, .request = request, .call = &own, .deadline_ms = deadline_ms};
+
+    engine->called = true;
+    if (now->boot_ms >= deadline_ms) {
+        decide_refuse(engine, &asker, CODE_DEADLINE_EXCEEDED, "TIMEOUT", "timeout_ms",
+                      "timeout_ms passed before the call was decided; it had no effect");
+        return;
+    }
+    switch (call->type) {
+    case CALL_RECOVER:
+        listing_recover(engine, &asker, now);
+        break;
+    case CALL_LIST:
+        listing_list(engine, &asker, now);
+        break;
+    case CALL_CANCEL:
+        cancel(engine, &asker);
+        break;
+    default:
+        own.hash = record_hash(engine->secret, &own.id);
+        decide_call(engine, &asker, now);
+    }
+}
+
+/* ---- Parties ------------------------------------------------------------------------------ */
+
+void engine_party_close(struct engine *engine, struct party *party, const struct now *now)
+{
+    while (party->parked)
+        decide_unpark(engine, party->parked);
+    while (party->bound)
+        operation_orphan(engine, party->bound, now);
+    assert(party->parked_count == 0);
+}
+
+void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now)
+{
+    while (old->bound) {
+        struct operation *operation = old->bound;
+        struct record record;
+
+        operation_read(operation, &record);
+        operation_bind(operation, party);
+        operation_lease_anew(engine, operation, record.lease_ms, now);
+    }
+    engine_party_close(engine, old, now);
+}
+
+static void drain_queue(struct engine *engine, struct parked_queue *queue)
+{
+    while (queue->first) {
+        struct parked *parked = queue->first;
+        const struct asker asker = {.party = parked->party, .request = parked->request, .call = &parked->call};
+
+        decide_refuse(engine, &asker, CODE_UNAVAILABLE, "DRAINING", NULL,
+                      "the daemon is shutting down; ask again when it is back");
+        decide_unpark(engine, parked);
+    }
+}
+
+void engine_drain(struct engine *engine)
+{
+    drain_queue(engine, &engine->recovers);
+    for (uint32_t i = 0; i < engine->lives.count; i++)
+        if (engine->lives.at[i].operation)
+            drain_queue(engine, &engine->lives.at[i].operation->waiters);
+}
+
+/* ---- Turning -------------------------------------------------------------------------------- */
+
+void engine_stalled(struct engine *engine, uint64_t stalled_ms)
+{
+    engine->stalled_ms += stalled_ms;
+}
+
+static void end_leases(struct engine *engine, const struct now *now)
+{
+    const uint64_t lease_time = operation_lease_time(engine, now);
+    struct deadline *first;
+
+    while ((first = deadlines_first(&engine->leases)) && first->at_ms <= lease_time)
+        decide_lease_end(engine, (struct operation *)(void *)first, now);
+}
+
+static void end_waits(struct engine *engine, const struct now *now)
+{
+    struct deadline *first;
+
+    while ((first = deadlines_first(&engine->waits)) && first->at_ms <= now->boot_ms)
+        decide_wait_end(engine, (struct parked *)(void *)first, now);
+}
+
+/* Asks for a slice of sweeping where something may go; returns when (boot time) that is next so. */
+static uint64_t sweep(struct engine *engine, const struct now *now)
+{
+    const uint64_t first = store_first_place(engine->store);
+    const uint64_t due_ms = store_place_seconds(first) * 1000;
+
+    if (!first)
+        return UINT64_MAX;
+    if (due_ms > now->retention_ms)
+        return now->boot_ms + (due_ms - now->retention_ms);
+    if (!store_busy(engine->store))
+        store_sweep(engine->store, now->retention_ms / 1000);
+    return UINT64_MAX; /* what comes of it wakes the loop */
+}
+
+static void submit(struct engine *engine, const struct now *now, const struct clock_mark *mark)
+{
+    if (engine->called && now->boot_ms - engine->committed_ms >= TOUCH_MS)
+        store_touch(engine->store);
+    if (!store_pending(engine->store) || store_busy(engine->store))
+        return;
+    store_submit(engine->store, mark);
+    operation_batch_submitted(engine);
+    engine->committed_ms = now->boot_ms;
+    engine->called = false;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark)
+{
+    const struct deadline *first;
+    uint64_t next_ms;
+
+    end_leases(engine, now);
+    end_waits(engine, now);
+    next_ms = sweep(engine, now);
+    submit(engine, now, mark);
+    store_end_turn(engine->store);
+    if ((first = deadlines_first(&engine->leases)))
+        next_ms = earlier(next_ms, earlier(first->at_ms + engine->stalled_ms, now->boot_ms + HEARTBEAT_MS));
+    if ((first = deadlines_first(&engine->waits)))
+        next_ms = earlier(next_ms, first->at_ms);
+    return next_ms;
+}
+
+void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now)
+{
+    assert(!event->failed && event->applied >= engine->applied);
+    for (uint32_t i = 0; i < event->swept_count; i++)
+        if (index_remove(engine->index, event->swept[i].hash, event->swept[i].place))
+            engine->finished--;
+    engine->applied = event->applied;
+    operation_batch_stored(engine, now);
+}
+
+struct engine_counts engine_counts(const struct engine *engine)
+{
+    return (struct engine_counts){
+        .running = engine->running,
+        .interrupted = engine->interrupted,
+        .finished = engine->finished,
+        .waiting = engine->waiting,
+        .waiting_bytes = engine->waiting_bytes,
+        .memory_bytes = engine->record_bytes + engine->lives.capacity * sizeof(struct life) +
+                        (engine->lives.count - engine->lives.holes) * sizeof(struct operation) +
+                        index_memory_bytes(engine->index),
+    };
+}
+
+void engine_check(const struct engine *engine)
+{
+    uint64_t running = 0, interrupted = 0, waiting = engine->recovers.count;
+
+    index_check(engine->index);
+    for (uint32_t i = 0; i < engine->lives.count; i++) {
+        const struct operation *operation = engine->lives.at[i].operation;
+        if (!operation)
+            continue;
+        assert(operation->life == engine->lives.at[i].life);
+        operation_check(engine, operation);
+        running += operation->state == RECORD_RUNNING;
+        interrupted += operation->state == RECORD_INTERRUPTED;
+        waiting += operation->waiters.count;
+    }
+    assert(running == engine->running && interrupted == engine->interrupted && waiting == engine->waiting);
+}

@@ -1,0 +1,818 @@
+/* Operations in memory and the lists they stand in.
+ *
+ * An operation is entered into the lists of its state and left out of them again at each change of state or grant; what
+ * it is, is its encoded record, replaced whole at each stored change. It stays in memory until the batch that finished
+ * it is applied; then its index entry says where the record lies, and it goes.
+ *
+ * An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.
+ */
+#include "daemon/operation.h"
+
+#include <assert.h>
+#include <xxhash.h>
+
+#include "daemon/memory.h"
+
+#define IN_MEMORY (1ull << 63)
+
+static uint64_t entry_of(const struct operation *operation)
+{
+    return IN_MEMORY | (uint64_t)(uintptr_t)operation;
+}
+
+static struct operation *at_entry(uint64_t entry)
+{
+    return (struct operation *)(uintptr_t)(entry & ~IN_MEMORY);
+}
+
+uint32_t operation_tag(struct bytes operation)
+{
+    return (uint32_t)XXH3_64bits(operation.data ? (const void *)operation.data : "", operation.size);
+}
+
+void operation_read(const struct operation *operation, struct record *record)
+{
+    assert(operation->record && !operation->damaged);
+    const enum record_check check = record_decode(bytes_of(operation->record, operation->record_bytes), record);
+    assert(check == RECORD_GOOD);
+    assert(record->revision == operation->revision && (int)record->state == operation->state);
+}
+
+/* ---- Lists -------------------------------------------------------------------- */
+
+/* The three lists differ only in which link they go through. */
+#define LIST_FUNCTIONS(link)                                                                                           \
+    static void link##_append(struct operation_list *list, struct operation *operation)                                \
+    {                                                                                                                  \
+        operation->link = (struct operation_link){.previous = list->last};                                             \
+        if (list->last)                                                                                                \
+            list->last->link.next = operation;                                                                         \
+        else                                                                                                           \
+            list->first = operation;                                                                                   \
+        list->last = operation;                                                                                        \
+    }                                                                                                                  \
+    static void link##_remove(struct operation_list *list, struct operation *operation)                                \
+    {                                                                                                                  \
+        if (operation->link.previous)                                                                                  \
+            operation->link.previous->link.next = operation->link.next;                                                \
+        else                                                                                                           \
+            list->first = operation->link.next;                                                                        \
+        if (operation->link.next)                                                                                      \
+            operation->link.next->link.previous = operation->link.previous;                                            \
+        else                                                                                                           \
+            list->last = operation->link.previous;                                                                     \
+        operation->link = (struct operation_link){0};                                                                  \
+    }
+LIST_FUNCTIONS(batch)
+LIST_FUNCTIONS(interrupted)
+
+static void lives_squeeze(struct lives *lives)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < lives->count; i++)
+        if (lives->at[i].operation)
+            lives->at[kept++] = lives->at[i];
+    lives->count = kept;
+    lives->holes = 0;
+}
+
+static void lives_append(struct lives *lives, struct operation *operation)
+{
+    assert(lives->count == 0 || lives->at[lives->count - 1].life < operation->life);
+    if (lives->count == lives->capacity) {
+        lives->capacity = lives->capacity ? lives->capacity * 2 : 64;
+        lives->at = mem_resize(lives->at, lives->capacity * sizeof *lives->at);
+    }
+    lives->at[lives->count++] = (struct life){operation->life, operation};
+}
+
+uint32_t operation_position(const struct engine *engine, uint64_t life)
+{
+    uint32_t low = 0, high = engine->lives.count;
+
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (engine->lives.at[middle].life < life)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void lives_remove(struct engine *engine, struct operation *operation)
+{
+    struct lives *lives = &engine->lives;
+    const uint32_t position = operation_position(engine, operation->life);
+
+    assert(position < lives->count && lives->at[position].operation == operation);
+    lives->at[position].operation = NULL;
+    lives->holes++;
+    if (lives->holes > 64 && lives->holes > lives->count / 2)
+        lives_squeeze(lives);
+}
+
+/* ---- What is interrupted, by namespace ------------------------------------------ */
+
+static struct space **space_slot(const struct engine *engine, struct bytes namespace)
+{
+    const uint64_t hash = XXH3_64bits_withSecret(namespace.data, namespace.size, engine->secret, RECORD_SECRET_BYTES);
+    struct space *const *slot = &engine->spaces[hash % SPACE_BUCKETS];
+
+    while (*slot && !bytes_equal(bytes_of((*slot)->namespace, (*slot)->namespace_bytes), namespace))
+        slot = &(*slot)->next;
+    return (struct space **)(uintptr_t)slot;
+}
+
+struct space *operation_space(const struct engine *engine, struct bytes namespace)
+{
+    return *space_slot(engine, namespace);
+}
+
+static void enter_space(struct engine *engine, struct operation *operation, const struct record *record)
+{
+    const struct bytes namespace = record->id.namespace;
+    struct space **slot = space_slot(engine, namespace);
+
+    if (!*slot) {
+        *slot = mem_zero(1, sizeof **slot + namespace.size);
+        (*slot)->namespace_bytes = namespace.size;
+        memcpy((*slot)->namespace, namespace.data, namespace.size);
+    }
+    operation->space = *slot;
+    operation->operation_tag = operation_tag(record->operation);
+    (*slot)->count++;
+    interrupted_append(&(*slot)->interrupted, operation);
+}
+
+static void leave_space(struct engine *engine, struct operation *operation)
+{
+    struct space *space = operation->space;
+
+    interrupted_remove(&space->interrupted, operation);
+    operation->space = NULL;
+    if (--space->count == 0) {
+        struct space **slot = space_slot(engine, bytes_of(space->namespace, space->namespace_bytes));
+        assert(*slot == space);
+        *slot = space->next;
+        mem_free(space);
+    }
+}
+
+/* ---- Grants of Recover, by attempt id ------------------------------------------- */
+
+static struct operation **recovered_chain(const struct engine *engine, struct bytes attempt_id)
+{
+    const uint64_t hash = XXH3_64bits_withSecret(attempt_id.data, attempt_id.size, engine->secret, RECORD_SECRET_BYTES);
+
+    return (struct operation **)(uintptr_t)&engine->recovered[hash % RECOVERED_BUCKETS];
+}
+
+struct operation *operation_recovered(const struct engine *engine, struct bytes attempt_id)
+{
+    return attempt_id.size ? *recovered_chain(engine, attempt_id) : NULL;
+}
+
+static void enter_recovered(struct engine *engine, struct operation *operation, const struct record *record)
+{
+    struct operation **chain = recovered_chain(engine, record->attempt_id);
+
+    operation->recovered = true;
+    operation->recovered_next = *chain;
+    *chain = operation;
+}
+
+static void leave_recovered(struct engine *engine, struct operation *operation)
+{
+    struct record record;
+
+    operation_read(operation, &record);
+    struct operation **at = recovered_chain(engine, record.attempt_id);
+    while (*at != operation) {
+        assert(*at);
+        at = &(*at)->recovered_next;
+    }
+    *at = operation->recovered_next;
+    operation->recovered = false;
+}
+
+/* ---- Entering and leaving a state ------------------------------------------------- */
+
+static void enter(struct engine *engine, struct operation *operation, const struct record *record)
+{
+    operation->state = (uint8_t)record->state;
+    if (record->state == RECORD_RUNNING)
+        engine->running++;
+    else if (record->state == RECORD_INTERRUPTED)
+        engine->interrupted++;
+    else if (record->state == RECORD_DONE)
+        engine->finished++;
+    if (operation->damaged)
+        return;
+    if (record->state == RECORD_INTERRUPTED)
+        enter_space(engine, operation, record);
+    if (record->state != RECORD_DONE && record->flags & RECORD_RECOVERED && record->attempt_id.size)
+        enter_recovered(engine, operation, record);
+}
+
+static void leave(struct engine *engine, struct operation *operation)
+{
+    if (operation->state == RECORD_RUNNING)
+        engine->running--;
+    else if (operation->state == RECORD_INTERRUPTED)
+        engine->interrupted--;
+    else if (operation->state == RECORD_DONE)
+        engine->finished--;
+    if (operation->space)
+        leave_space(engine, operation);
+    if (operation->recovered)
+        leave_recovered(engine, operation);
+    deadline_clear(&engine->leases, &operation->lease);
+    operation_bind(operation, NULL);
+    operation->lease_pending = operation->orphaned = false;
+    operation->state = RECORD_ABSENT;
+}
+
+/* ---- Making and freeing -------------------------------------------------------------- */
+
+static void drop_slice(struct slice *slice)
+{
+    blob_release(slice->blob);
+    *slice = (struct slice){0};
+}
+
+static void set_record(struct engine *engine, struct operation *operation, const uint8_t *data, uint32_t size)
+{
+    engine->record_bytes += size;
+    engine->record_bytes -= operation->record_bytes;
+    mem_free(operation->record);
+    operation->record = NULL;
+    operation->record_bytes = (uint16_t)size;
+    if (size > 0) {
+        operation->record = mem_alloc(size);
+        memcpy(operation->record, data, size);
+    }
+}
+
+static struct operation *make(struct engine *engine, uint64_t hash, uint64_t life)
+{
+    struct operation *operation = mem_zero(1, sizeof *operation);
+
+    operation->hash = hash;
+    operation->life = life;
+    index_add(engine->index, hash, entry_of(operation));
+    lives_append(&engine->lives, operation);
+    return operation;
+}
+
+void operation_discard(struct operation *operation)
+{
+    mem_free(operation->record);
+    drop_slice(&operation->input);
+    drop_slice(&operation->value);
+    mem_free(operation);
+}
+
+/* Out of what it stands in whatever its state, and gone. */
+static void forget(struct engine *engine, struct operation *operation)
+{
+    assert(operation->waiters.count == 0);
+    if (operation->batched)
+        batch_remove(operation->in_flight ? &engine->flight : &engine->open, operation);
+    lives_remove(engine, operation);
+    engine->record_bytes -= operation->record_bytes;
+    operation_discard(operation);
+}
+
+void operation_free_absent(struct engine *engine, struct operation *operation)
+{
+    assert(operation->state == RECORD_ABSENT);
+    const bool was_there = index_remove(engine->index, operation->hash, entry_of(operation));
+    assert(was_there);
+    forget(engine, operation);
+}
+
+struct operation *operation_load(struct engine *engine, uint64_t life, struct bytes data)
+{
+    struct record record;
+    const enum record_check check = record_decode(data, &record);
+
+    assert(check != RECORD_BAD_HEAD);
+    struct operation *operation = make(engine, record.hash, life);
+    operation->damaged = check != RECORD_GOOD;
+    set_record(engine, operation, data.data, data.size);
+    operation->revision = operation->damaged ? 0 : record.revision;
+    /* Lists of what is interrupted are in order of interruption: the engine enters it when all are here. */
+    operation->state = (uint8_t)record.state;
+    return operation;
+}
+
+void operation_enter_loaded(struct engine *engine, struct operation *operation)
+{
+    struct record record = {.state = operation->state};
+
+    if (!operation->damaged)
+        operation_read(operation, &record);
+    enter(engine, operation, &record);
+}
+
+/* ---- Finding ------------------------------------------------------------------------- */
+
+static bool same_identity(const struct identity *a, const struct identity *b)
+{
+    return bytes_equal(a->namespace, b->namespace) && bytes_equal(a->caller, b->caller) && bytes_equal(a->key, b->key);
+}
+
+static bool find_in_memory(struct operation *operation, const struct identity *id, uint64_t hash, const struct now *now,
+                           struct found *found)
+{
+    if (operation->hash != hash || operation->state == RECORD_ABSENT)
+        return false;
+    if (operation->damaged) {
+        found->damaged = true;
+        found->record.life = operation->life;
+    } else {
+        operation_read(operation, &found->record);
+        if (!same_identity(&found->record.id, id) || rules_expired(&found->record, now))
+            return false;
+        found->there = true;
+    }
+    found->operation = operation;
+    return true;
+}
+
+static bool find_in_store(struct engine *engine, uint64_t place, const struct identity *id, uint64_t hash,
+                          const struct now *now, struct found *found)
+{
+    struct bytes data = {0};
+
+    /* A place is never before the exact end, so this is over without a look; it may be swept already. */
+    if (store_place_seconds(place) <= now->retention_ms / 1000)
+        return false;
+    const enum store_read read = store_read_finished(engine->store, place, &data);
+    const enum record_check check = read == STORE_FOUND ? record_decode(data, &found->record) : RECORD_BAD_HEAD;
+    if (check != RECORD_BAD_HEAD && (found->record.hash != hash || rules_expired(&found->record, now)))
+        return false;
+    if (check == RECORD_GOOD && !same_identity(&found->record.id, id))
+        return false;
+    if (check == RECORD_BAD_HEAD) /* whose it is, nobody knows: all that come here must not think it absent */
+        found->record = (struct record){0};
+    found->damaged = check != RECORD_GOOD;
+    found->there = !found->damaged;
+    found->place = place;
+    return true;
+}
+
+void operation_find(struct engine *engine, const struct identity *id, uint64_t hash, const struct now *now,
+                    struct found *found)
+{
+    struct index_cursor cursor = {0};
+    uint64_t entry;
+
+    found->operation = NULL;
+    found->place = 0;
+    found->there = found->damaged = false;
+    while ((entry = index_find(engine->index, hash, &cursor))) {
+        if (entry & IN_MEMORY ? find_in_memory(at_entry(entry), id, hash, now, found)
+                              : find_in_store(engine, entry, id, hash, now, found))
+            return;
+    }
+}
+
+/* ---- Changing -------------------------------------------------------------------------- */
+
+static void touch(struct engine *engine, struct operation *operation)
+{
+    if (operation->batched)
+        batch_remove(operation->in_flight ? &engine->flight : &engine->open, operation);
+    batch_append(&engine->open, operation);
+    operation->batched = true;
+    operation->in_flight = false;
+    /* What is applied can be read from the store: an operation that changes all the time must not keep its first batch.
+     */
+    if (operation->life <= engine->applied)
+        drop_slice(&operation->input);
+}
+
+static void hold(struct slice *slice, struct slice value)
+{
+    if (value.blob)
+        blob_hold(value.blob);
+    drop_slice(slice);
+    *slice = value;
+}
+
+/* Attributes and body of a finished operation go into its record where they fit, else beside it. */
+static void place_outcome(struct engine *engine, const struct call *call, struct record *next,
+                          struct store_change *change, uint8_t inlined[RECORD_BYTES_MAX])
+{
+    const struct bytes attributes = call->outcome.attributes, body = call->outcome.body_field;
+    const uint64_t keep_body_ms = next->keep_ms - (next->expires_ms - next->body_expires_ms);
+
+    next->body_place = 0;
+    next->inline_values = (struct bytes){0};
+    change->place = store_place(engine->store, next->expires_ms, next->keep_ms);
+    if ((uint64_t)attributes.size + body.size <= record_inline_room(next)) {
+        if (attributes.size)
+            memcpy(inlined, attributes.data, attributes.size);
+        if (body.size)
+            memcpy(inlined + attributes.size, body.data, body.size);
+        next->inline_values = bytes_of(inlined, attributes.size + body.size);
+        return;
+    }
+    if (next->body_expires_ms < next->expires_ms && body.size)
+        next->body_place = store_place(engine->store, next->body_expires_ms, keep_body_ms);
+    change->body_place = next->body_place;
+    if (attributes.size)
+        change->values[BLOB_ATTRIBUTES] = attributes;
+    if (body.size)
+        change->values[BLOB_BODY] = body;
+}
+
+static void fill_values(const struct call *call, const struct decision *decision, struct store_change *change)
+{
+    static const uint8_t empty[1];
+
+    if (decision->new_input)
+        change->values[BLOB_INPUT] = call->input;
+    if (decision->new_checkpoint)
+        change->values[BLOB_CHECKPOINT] = call->checkpoint_data.data ? call->checkpoint_data : bytes_of(empty, 0);
+}
+
+static void keep_values(struct operation *operation, const struct decision *decision,
+                        const struct slice values[BLOB_KINDS])
+{
+    if (decision->next.state == RECORD_DONE) {
+        struct slice outcome = values[values[BLOB_ATTRIBUTES].blob ? BLOB_ATTRIBUTES : BLOB_BODY];
+        outcome.size = values[BLOB_ATTRIBUTES].size + values[BLOB_BODY].size;
+        drop_slice(&operation->input);
+        hold(&operation->value, outcome);
+        return;
+    }
+    if (decision->new_input)
+        hold(&operation->input, values[BLOB_INPUT]);
+    if (decision->new_checkpoint)
+        hold(&operation->value, values[BLOB_CHECKPOINT]);
+}
+
+/* A key that was let go and granted again, with its waiters still there: a new life of the same struct. */
+static void begin_life(struct engine *engine, struct operation *operation, uint64_t life)
+{
+    if (operation->life == life)
+        return;
+    assert(operation->state == RECORD_ABSENT);
+    lives_remove(engine, operation);
+    operation->life = life;
+    operation->replays = 0;
+    lives_append(&engine->lives, operation);
+}
+
+static struct operation *change_put(struct engine *engine, struct found *found, const struct call *call,
+                                    struct decision *decision)
+{
+    struct record *next = &decision->next;
+    struct operation *operation = found->operation;
+    struct store_change change = {.number = next->revision, .life = next->life};
+    struct slice values[BLOB_KINDS] = {{0}};
+    uint8_t encoded[RECORD_BYTES_MAX], inlined[RECORD_BYTES_MAX];
+
+    assert(!found->place); /* what is in the store is done, and done is never put again */
+    next->hash = operation ? operation->hash : call->hash;
+    change.kind = next->state == RECORD_DONE ? STORE_FINISH : STORE_PUT_UNFINISHED;
+    if (next->state == RECORD_DONE)
+        place_outcome(engine, call, next, &change, inlined);
+    fill_values(call, decision, &change);
+    change.record = bytes_of(encoded, record_encode(next, encoded));
+    store_append(engine->store, &change, values);
+
+    if (!operation)
+        operation = make(engine, next->hash, next->life);
+    begin_life(engine, operation, next->life);
+    if (operation->state != (int)next->state || decision->granted) {
+        if (operation->state != RECORD_ABSENT)
+            leave(engine, operation);
+        enter(engine, operation, next);
+    }
+    keep_values(operation, decision, values);
+    set_record(engine, operation, encoded, change.record.size);
+    operation->revision = next->revision;
+    operation->place = change.place;
+    touch(engine, operation);
+    return operation;
+}
+
+static void remove_stored(struct engine *engine, const struct found *found)
+{
+    const struct operation *operation = found->operation;
+    const bool finished = !operation || operation->state == RECORD_DONE;
+    const struct store_change change = {
+        .kind = finished ? STORE_REMOVE_FINISHED : STORE_REMOVE_UNFINISHED,
+        .number = store_next_number(engine->store),
+        .life = found->record.life,
+        .place = operation ? operation->place : found->place,
+        .body_place = found->record.body_place,
+    };
+
+    store_append(engine->store, &change, NULL);
+}
+
+static struct operation *change_remove(struct engine *engine, struct found *found)
+{
+    struct operation *operation = found->operation;
+
+    remove_stored(engine, found);
+    if (!operation) {
+        const bool was_there = index_remove(engine->index, found->record.hash, found->place);
+        assert(was_there);
+        engine->finished--;
+        return NULL;
+    }
+    leave(engine, operation);
+    set_record(engine, operation, NULL, 0);
+    drop_slice(&operation->input);
+    drop_slice(&operation->value);
+    return operation;
+}
+
+struct operation *operation_change(struct engine *engine, struct found *found, const struct call *call,
+                                   struct decision *decision)
+{
+    assert(decision->change != CHANGE_NONE);
+    return decision->change == CHANGE_PUT ? change_put(engine, found, call, decision) : change_remove(engine, found);
+}
+
+void operation_remove_damaged(struct engine *engine, struct found *found, uint64_t hash)
+{
+    struct operation *operation = found->operation;
+
+    assert(found->damaged);
+    remove_stored(engine, found);
+    if (operation) {
+        leave(engine, operation);
+        operation_free_absent(engine, operation);
+    } else {
+        const bool was_there = index_remove(engine->index, hash, found->place);
+        assert(was_there);
+        engine->finished--;
+    }
+}
+
+/* ---- Leases -------------------------------------------------------------------------------- */
+
+static void lease_extend(struct engine *engine, struct operation *operation, uint64_t at_ms)
+{
+    if (!deadline_is_set(&operation->lease) || operation->lease.at_ms < at_ms)
+        deadline_set(&engine->leases, &operation->lease, at_ms);
+}
+
+void operation_lease_anew(struct engine *engine, struct operation *operation, uint32_t lease_ms, const struct now *now)
+{
+    assert(operation->state == RECORD_RUNNING);
+    operation->orphaned = false;
+    operation->lease_pending = operation->batched;
+    /* A lease that runs already must not end while its renewal is being flushed. */
+    if (deadline_is_set(&operation->lease) || !operation->batched)
+        lease_extend(engine, operation, operation_lease_time(engine, now) + lease_ms);
+}
+
+uint32_t operation_lease_left_ms(const struct engine *engine, const struct operation *operation, uint32_t lease_ms,
+                                 const struct now *now)
+{
+    const uint64_t lease_time = operation_lease_time(engine, now);
+
+    if (!deadline_is_set(&operation->lease))
+        return operation->state == RECORD_RUNNING ? lease_ms : 0;
+    return operation->lease.at_ms > lease_time ? (uint32_t)(operation->lease.at_ms - lease_time) : 0;
+}
+
+void operation_bind(struct operation *operation, struct party *party)
+{
+    struct operation_link *link = &operation->bound;
+
+    if (operation->party == party)
+        return;
+    if (operation->party) {
+        if (link->previous)
+            link->previous->bound.next = link->next;
+        else
+            operation->party->bound = link->next;
+        if (link->next)
+            link->next->bound.previous = link->previous;
+    }
+    *link = (struct operation_link){0};
+    operation->party = party;
+    if (party) {
+        link->next = party->bound;
+        if (party->bound)
+            party->bound->bound.previous = operation;
+        party->bound = operation;
+    }
+}
+
+void operation_orphan(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    const uint64_t grace_end_ms = operation_lease_time(engine, now) + engine->policy->grace_ms;
+
+    operation_bind(operation, NULL);
+    operation->orphaned = true;
+    if (deadline_is_set(&operation->lease) && operation->lease.at_ms > grace_end_ms)
+        deadline_set(&engine->leases, &operation->lease, grace_end_ms);
+}
+
+/* ---- Batches ---------------------------------------------------------------------------------- */
+
+void operation_batch_submitted(struct engine *engine)
+{
+    assert(!engine->flight.first);
+    engine->flight = engine->open;
+    engine->open = (struct operation_list){0};
+    for (struct operation *operation = engine->flight.first; operation; operation = operation->batch.next)
+        operation->in_flight = true;
+}
+
+static void start_lease(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    struct record record;
+    uint32_t lease_ms;
+
+    operation_read(operation, &record);
+    lease_ms = record.lease_ms;
+    if (operation->orphaned && lease_ms > engine->policy->grace_ms)
+        lease_ms = engine->policy->grace_ms;
+    operation->lease_pending = false;
+    if (!operation->orphaned || !deadline_is_set(&operation->lease))
+        lease_extend(engine, operation, operation_lease_time(engine, now) + lease_ms);
+}
+
+static uint64_t *replays_slot(struct engine *engine, uint64_t place, bool take)
+{
+    const uint64_t slot = place * 0x9e3779b97f4a7c15u >> 52;
+
+    _Static_assert(REPLAYS_KEPT == 1 << 12, "the slot is the product's twelve highest bits");
+    if (engine->replays[slot].place != place) {
+        if (!take)
+            return NULL;
+        engine->replays[slot].place = place;
+        engine->replays[slot].replays = 0;
+    }
+    return &engine->replays[slot].replays;
+}
+
+/* Its record can be read from the store: the index says where, and the operation goes. */
+static void hand_over(struct engine *engine, struct operation *operation)
+{
+    const bool was_there = index_replace(engine->index, operation->hash, entry_of(operation), operation->place);
+
+    assert(was_there);
+    if (operation->replays)
+        *replays_slot(engine, operation->place, true) = operation->replays;
+    forget(engine, operation);
+}
+
+void operation_batch_stored(struct engine *engine, const struct now *now)
+{
+    struct operation *operation;
+
+    while ((operation = engine->flight.first)) {
+        batch_remove(&engine->flight, operation);
+        operation->batched = operation->in_flight = false;
+        drop_slice(&operation->input);
+        drop_slice(&operation->value);
+        if (operation->state == RECORD_RUNNING && operation->lease_pending)
+            start_lease(engine, operation, now);
+        if (operation->state == RECORD_DONE)
+            hand_over(engine, operation);
+    }
+}
+
+uint64_t operation_count_replay(struct engine *engine, const struct found *found)
+{
+    return found->operation ? ++found->operation->replays : ++*replays_slot(engine, found->place, true);
+}
+
+uint64_t operation_replays(struct engine *engine, const struct found *found)
+{
+    const uint64_t *replays;
+
+    if (found->operation)
+        return found->operation->replays;
+    replays = replays_slot(engine, found->place, false);
+    return replays ? *replays : 0;
+}
+
+/* ---- Values ------------------------------------------------------------------------------------ */
+
+static bool read_value(struct engine *engine, struct values *values, uint64_t key, enum blob_kind kind, uint32_t size)
+{
+    const uint32_t offset = blob_extend(values->scratch, size);
+
+    return size == 0 || store_read_value(engine->store, key, kind, size, values->scratch->data + offset) == STORE_FOUND;
+}
+
+static bool fetch_outcome(struct engine *engine, const struct found *found, const struct now *now,
+                          struct values *values)
+{
+    const struct record *record = &found->record;
+    const bool body_over = now->retention_ms >= record->body_expires_ms;
+    const uint32_t body_bytes = body_over ? 0 : record->body_field_bytes;
+    const uint32_t size = record->attributes_bytes + body_bytes;
+
+    values->body_dropped = record->flags & RECORD_BODY_DROPPED || (body_over && record->body_field_bytes);
+    if (found->operation && found->operation->value.blob) {
+        values->outcome = found->operation->value;
+        values->outcome.size = size;
+        return true;
+    }
+    values->scratch = blob_new(size);
+    values->outcome = (struct slice){values->scratch, 0, size};
+    if (record->inline_values.size) {
+        const uint32_t offset = blob_extend(values->scratch, size);
+        memcpy(values->scratch->data + offset, record->inline_values.data, size);
+        return true;
+    }
+    const uint64_t body_key = record->body_place ? record->body_place : found->place;
+    return read_value(engine, values, found->place, BLOB_ATTRIBUTES, record->attributes_bytes) &&
+           read_value(engine, values, body_key, BLOB_BODY, body_bytes);
+}
+
+/* One value of an unfinished operation, from the batch it is still in or from the store. A copy, since the open batch
+ * moves as it grows. */
+static bool fetch_value(struct engine *engine, const struct found *found, enum blob_kind kind, uint32_t size,
+                        struct slice in_memory, struct values *values, struct bytes *value)
+{
+    if (size == 0)
+        return true;
+    const uint32_t offset = values->scratch->size;
+    if (in_memory.blob) {
+        assert(in_memory.size == size);
+        blob_extend(values->scratch, size);
+        memcpy(values->scratch->data + offset, slice_bytes(in_memory).data, size);
+    } else if (!read_value(engine, values, found->record.life, kind, size)) {
+        return false;
+    }
+    *value = bytes_of(values->scratch->data + offset, size);
+    return true;
+}
+
+static bool fetch_unfinished(struct engine *engine, const struct found *found, unsigned which, struct values *values)
+{
+    const struct record *record = &found->record;
+    const struct operation *operation = found->operation;
+
+    if (!record->input_bytes && !record->checkpoint_bytes)
+        return true;
+    /* Both fit without the blob moving, so that the views stay good. */
+    values->scratch = blob_new(record->input_bytes + record->checkpoint_bytes);
+    if (which & VALUES_INPUT &&
+        !fetch_value(engine, found, BLOB_INPUT, record->input_bytes, operation->input, values, &values->input))
+        return false;
+    return !(which & VALUES_CHECKPOINT) || fetch_value(engine, found, BLOB_CHECKPOINT, record->checkpoint_bytes,
+                                                       operation->value, values, &values->checkpoint);
+}
+
+bool operation_values(struct engine *engine, const struct found *found, unsigned which, const struct now *now,
+                      struct values *values)
+{
+    bool good = true;
+
+    *values = (struct values){0};
+    if (!found->there)
+        return true;
+    if (found->record.state == RECORD_DONE) {
+        if (which & VALUES_OUTCOME)
+            good = fetch_outcome(engine, found, now, values);
+    } else if (which & (VALUES_INPUT | VALUES_CHECKPOINT)) {
+        good = fetch_unfinished(engine, found, which, values);
+    }
+    if (!good)
+        operation_values_release(values);
+    return good;
+}
+
+void operation_values_release(struct values *values)
+{
+    blob_release(values->scratch);
+    *values = (struct values){0};
+}
+
+void operation_check(const struct engine *engine, const struct operation *operation)
+{
+    struct record record;
+
+    assert(operation->state != RECORD_ABSENT);
+    assert(!operation->in_flight || operation->batched);
+    assert(operation->life <= operation->revision || operation->damaged);
+    assert(!operation->party || operation->state == RECORD_RUNNING);
+    if (operation->damaged)
+        return;
+    operation_read(operation, &record);
+    assert(record.life == operation->life && record.hash == operation->hash);
+    assert((operation->space != NULL) == (record.state == RECORD_INTERRUPTED));
+    assert(!deadline_is_set(&operation->lease) || record.state == RECORD_RUNNING);
+    /* A running operation has a lease, or gets it when its batch is flushed. */
+    assert(record.state != RECORD_RUNNING || deadline_is_set(&operation->lease) ||
+           (operation->lease_pending && operation->batched));
+    assert(record.state != RECORD_DONE || (operation->batched && operation->waiters.count == 0));
+    (void)engine;
+}

@@ -1,0 +1,168 @@
+/* An operation in memory: from its Begin until its finished record can be read from the store. Everything that moves an
+ * operation between the engine's lists is here; whose turn it is, is engine.c. */
+#ifndef IDEMD_OPERATION_H
+#define IDEMD_OPERATION_H
+
+#include "daemon/deadline.h"
+#include "daemon/engine.h"
+#include "daemon/index.h"
+#include "daemon/parked.h"
+
+struct space;
+
+/* A doubly linked list through one of an operation's links. */
+struct operation_link {
+    struct operation *previous, *next;
+};
+struct operation_list {
+    struct operation *first, *last;
+};
+
+struct operation {
+    struct deadline lease; /* first member: in lease time (boot time less stalls); set while RUNNING and handed out */
+    uint64_t hash;
+    uint64_t life;
+    uint64_t revision;
+    uint64_t place;  /* DONE: where its record goes */
+    uint8_t *record; /* encoded; NULL while absent */
+    uint16_t record_bytes;
+    uint8_t state;          /* enum record_state; ABSENT only while its waiters are served */
+    bool damaged;           /* its stored record does not read: DATA_LOSS */
+    bool lease_pending;     /* the lease runs from when the batch it is in is flushed */
+    bool orphaned;          /* bound, and its connection is gone: the lease is the grace at most */
+    bool recovered;         /* RUNNING or INTERRUPTED by a grant of Recover */
+    bool batched;           /* in the open batch's list or the one in flight */
+    bool in_flight;         /* of those, the latter */
+    uint32_t operation_tag; /* of its `operation`, so that Recover need not unpack what cannot match */
+    uint32_t replays;
+    struct slice input; /* where they are until they are applied; blob NULL: in the store, or none */
+    struct slice value; /* the checkpoint's data, or DONE: attributes and body */
+    struct parked_queue waiters;
+    struct operation_link batch; /* what the open batch, or the one in flight, changed */
+    struct party *party;         /* bound to */
+    struct operation_link bound;
+    struct space *space; /* INTERRUPTED: its namespace, for Recover */
+    struct operation_link interrupted;
+    struct operation *recovered_next; /* same chain of the table of Recover's attempt ids */
+};
+
+/* What is interrupted in one namespace, longest first. There while anything is. */
+struct space {
+    struct space *next;
+    struct operation_list interrupted;
+    uint32_t count;
+    uint32_t namespace_bytes;
+    uint8_t namespace[];
+};
+
+/* Every operation in memory, ordered by life, so that List can go on where it was. Holes are squeezed out now and then.
+ */
+struct lives {
+    struct life {
+        uint64_t life;
+        struct operation *operation; /* NULL: a hole */
+    } * at;
+    uint32_t count, capacity, holes;
+};
+
+enum { SPACE_BUCKETS = 1024, RECOVERED_BUCKETS = 4096, REPLAYS_KEPT = 4096 };
+
+struct engine {
+    struct engine_options options;
+    const struct policy *policy;
+    struct store *store;
+    uint8_t secret[RECORD_SECRET_BYTES];
+    struct index *index;
+    struct lives lives;
+    struct deadlines leases;            /* in lease time */
+    struct deadlines waits;             /* in boot time */
+    uint64_t stalled_ms;                /* all stalls so far: lease time is boot time less this */
+    uint64_t applied;                   /* newest number that the store's records show */
+    struct operation_list open, flight; /* changed by the open batch, by the one in flight */
+    struct parked_queue recovers;
+    struct space *spaces[SPACE_BUCKETS];
+    struct operation *recovered[RECOVERED_BUCKETS];
+    struct {
+        uint64_t place;
+        uint64_t replays;
+    } replays[REPLAYS_KEPT];
+    uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
+    uint64_t committed_ms; /* boot time of the last batch handed over */
+    bool called;           /* since then */
+};
+
+/* Where a call found its operation. */
+struct found {
+    struct operation *operation; /* in memory, or NULL */
+    uint64_t place;              /* in the store, or 0 */
+    bool there;                  /* record is filled */
+    bool damaged;                /* it exists and does not read; life, place and body_place of `record` are filled */
+    struct record record;
+};
+/* Looks a call's operation up. What has expired is not there. Views in found->record are valid until the operation is
+ * changed or the turn ends. */
+void operation_find(struct engine *engine, const struct identity *id, uint64_t hash, const struct now *now,
+                    struct found *found);
+/* Unpacks the record of an operation in memory, which is there and not damaged. */
+void operation_read(const struct operation *operation, struct record *record);
+
+/* Makes an operation in memory out of a record from the store, at start. */
+struct operation *operation_load(struct engine *engine, uint64_t life, struct bytes record);
+/* Enters it into the lists of its state; in order of revision, since what is interrupted is kept in order. */
+void operation_enter_loaded(struct engine *engine, struct operation *operation);
+/* Carries a decision out: stores it, and moves the operation where its new state belongs. `operation` NULL: a new one
+ * is made. Returns it, or NULL where what was removed was only in the store. */
+struct operation *operation_change(struct engine *engine, struct found *found, const struct call *call,
+                                   struct decision *decision);
+/* Removes what does not read. */
+void operation_remove_damaged(struct engine *engine, struct found *found, uint64_t hash);
+/* An absent operation without waiters goes. */
+void operation_free_absent(struct engine *engine, struct operation *operation);
+/* Gives its memory back and leaves no list: for closing the engine. */
+void operation_discard(struct operation *operation);
+
+/* The lease starts, or starts anew, at `now`: now or when its batch is flushed. Never nearer than before. */
+void operation_lease_anew(struct engine *engine, struct operation *operation, uint32_t lease_ms, const struct now *now);
+uint32_t operation_lease_left_ms(const struct engine *engine, const struct operation *operation, uint32_t lease_ms,
+                                 const struct now *now);
+/* Binds a bound grant to a party (NULL: to none). */
+void operation_bind(struct operation *operation, struct party *party);
+/* Its connection is gone: the lease is cut to the grace. */
+void operation_orphan(struct engine *engine, struct operation *operation, const struct now *now);
+
+/* The open batch was handed over; what was in flight is flushed and applied. */
+void operation_batch_submitted(struct engine *engine);
+void operation_batch_stored(struct engine *engine, const struct now *now);
+
+/* One more replay of what was found; returns how many there were since the start, where known. */
+uint64_t operation_count_replay(struct engine *engine, const struct found *found);
+uint64_t operation_replays(struct engine *engine, const struct found *found);
+
+struct space *operation_space(const struct engine *engine, struct bytes namespace);
+/* The first in the chain of grants that Recover with this attempt id may have made. */
+struct operation *operation_recovered(const struct engine *engine, struct bytes attempt_id);
+uint32_t operation_tag(struct bytes operation);
+/* The first operation in memory whose life is at least `life`, as a position in lives. */
+uint32_t operation_position(const struct engine *engine, uint64_t life);
+
+static inline uint64_t operation_lease_time(const struct engine *engine, const struct now *now)
+{
+    return now->boot_ms - engine->stalled_ms;
+}
+
+/* What an answer shows of an operation's values. Release after use. */
+struct values {
+    struct bytes input, checkpoint;
+    struct slice outcome;
+    bool body_dropped;
+    struct blob *scratch;
+};
+enum { VALUES_INPUT = 1, VALUES_CHECKPOINT = 2, VALUES_OUTCOME = 4 };
+/* Fetches them, from memory or the store. False: what is stored does not read, and nothing was fetched. */
+bool operation_values(struct engine *engine, const struct found *found, unsigned which, const struct now *now,
+                      struct values *values);
+void operation_values_release(struct values *values);
+
+void operation_check(const struct engine *engine, const struct operation *operation);
+
+#endif
