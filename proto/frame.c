@@ -20,8 +20,7 @@ static uint32_t get_be32(const uint8_t *in)
     return (uint32_t)in[0] << 24 | (uint32_t)in[1] << 16 | (uint32_t)in[2] << 8 | in[3];
 }
 
-enum frame_cut frame_cut(const uint8_t *data, size_t size, uint32_t message_bytes_max,
-                         uint32_t *message_bytes)
+enum frame_cut frame_cut(const uint8_t *data, size_t size, uint32_t message_bytes_max, uint32_t *message_bytes)
 {
     assert(data != NULL || size == 0);
     *message_bytes = 0;
@@ -70,8 +69,8 @@ size_t frame_varint_bytes(uint64_t value)
     return bytes;
 }
 
-/* The tenth byte has room for one bit; what would stand above it is dropped, as every protobuf
- * reader does, so that two readers never see two numbers. */
+/* The tenth byte has room for one bit. What stands above it is dropped, as protobuf-c does, so that
+ * the scan and the unpacked message never see two numbers. */
 size_t frame_get_varint(const uint8_t *data, size_t size, uint64_t *value)
 {
     uint64_t found = 0;

@@ -26,20 +26,21 @@ struct scan_limits {
 };
 
 struct scan_result {
-    uint64_t id;        /* Request.id; 0 where there is none */
-    uint32_t call;      /* the field number of the call in Request; 0 where there is none */
-    char field[64];     /* the field's path, e.g. "begin.op.key"; empty where none is to blame */
-    char message[160];  /* for a person: what was wrong, and the limit */
-    /* Of the outcome of a Complete or Resolve: what was sent, also where it was taken out. */
-    uint64_t attributes_digest;     /* XXH3-64 over each Attribute's bytes in order, each after its length (LE32) */
+    uint64_t id;       /* Request.id; 0 where there is none */
+    uint32_t call;     /* the field number of the call in Request; 0 where there is none */
+    char field[64];    /* the field's path, e.g. "begin.op.key"; empty where none is to blame */
+    char message[160]; /* for a person: what was wrong, and the limit */
+    /* Of the outcome of a Complete or Resolve, where SCAN_OK: what was sent, also where it was taken out. */
+    uint64_t attributes_digest; /* XXH3-64 over each Attribute's bytes in order, each after its length (LE32); an
+                                   outcome with none has that of no bytes; 0 where there is no outcome */
     uint32_t attributes_count;
-    uint32_t attributes_bytes;      /* names and values together */
-    bool attributes_dropped;        /* over IDEM_ATTRIBUTES_MAX or IDEM_ATTRIBUTES_BYTES_MAX: taken out of `data` */
+    uint32_t attributes_bytes; /* names and values together */
+    bool attributes_dropped;   /* over IDEM_ATTRIBUTES_MAX or IDEM_ATTRIBUTES_BYTES_MAX: taken out of `data` */
 };
 
-/* Scans one Request, data[0 .. size). Every limit is inclusive. Attributes over their limits are no error (a Complete is
- * never refused for what it carries): they are overwritten in place, with one unknown field of the same size, so that
- * the message that is left unpacks without them; hence `data` is not const. Nothing else of it is changed.
+/* Scans one Request, data[0 .. size). Every limit is inclusive. Attributes over their limits are no error (a Complete
+ * is never refused for what it carries): they are overwritten in place, with one unknown field of the same size, so
+ * that the message that is left unpacks without them; hence `data` is not const. Nothing else of it is changed.
  * `result` is filled as far as known whatever is returned. */
 enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_limits *limits,
                                struct scan_result *result);

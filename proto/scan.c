@@ -1,0 +1,424 @@
+/* The scan: one walk over a Request's bytes, guided by protobuf-c's descriptors and the rule table.
+ *
+ * scan_request() walks Request and what is nested in it, as deep as the schema goes and no deeper: a field whose
+ * descriptor calls it a message is walked, an unknown one is stepped over. Two things can go wrong, and they are kept
+ * apart. Bytes that are no protobuf end the walk at once: the frame is not a Request. A field against its rule is
+ * noted, the first one only, and the walk goes on, since bytes further on may still show that this is no Request, and
+ * the id may still come. So every byte is looked at a bounded number of times, and nothing is allocated. */
+#include "proto/scan.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Its streaming state can stand on the stack only where the header brings the code along. */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "idem/v1/idem.pb-c.h"
+#include "proto/limits.h"
+#include "proto/rule_table.h"
+#include "proto/wire.h"
+
+enum {
+    OUTCOME_ATTRIBUTES = 3, /* Outcome.attributes */
+    OUTCOME_FILLER = 15,    /* no field of Outcome */
+};
+
+/* Where the walk stands: a field, and what it lies in, up to Request, which has no rule. */
+struct place {
+    const struct place *above;
+    const struct rule *rule;
+    ProtobufCType type;
+};
+
+struct walk {
+    const uint8_t *start;
+    const struct scan_limits *limits;
+    struct scan_result *result;
+    size_t broken_at;        /* the first byte of the field that is no protobuf */
+    bool invalid;            /* result->field and result->message say why */
+    uint32_t unknown_number; /* the first unknown field of Request itself; 0: none */
+    uint64_t verdict;        /* of a Resolve */
+    uint64_t kind;           /* of the outcome */
+    const uint8_t *outcome;  /* its bytes; NULL: none */
+    size_t outcome_bytes;
+    XXH3_state_t attributes; /* their digest, begun with the outcome */
+};
+
+/* ---- Strings ---- */
+
+/* How many bytes the character takes that starts text[0 .. size), 0 where that is none: the table of well-formed
+ * sequences in the Unicode standard (no overlong ones, no surrogates, none above U+10FFFF), where only the second byte
+ * has a range that depends on the first. */
+static size_t character_bytes(const uint8_t *text, size_t size)
+{
+    uint8_t lead = text[0];
+    uint8_t least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    uint8_t most = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    size_t bytes = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+
+    if (lead < 0x80)
+        return 1;
+    if (lead < 0xc2 || lead > 0xf4 || size < bytes || text[1] < least || text[1] > most)
+        return 0;
+    for (size_t i = 2; i < bytes; i++)
+        if ((text[i] & 0xc0) != 0x80)
+            return 0;
+    return bytes;
+}
+
+static bool is_utf8(const uint8_t *text, size_t size)
+{
+    size_t bytes;
+
+    for (size_t at = 0; at < size; at += bytes) {
+        bytes = character_bytes(text + at, size - at);
+        if (bytes == 0)
+            return false;
+    }
+    return true;
+}
+
+/* ---- Blame ---- */
+
+/* Writes the path of `place` to out, and returns its length. As deep as the schema. */
+static size_t put_path(const struct place *place, char *out, size_t room)
+{
+    size_t length;
+    int added;
+
+    out[0] = 0;
+    if (place->rule == NULL)
+        return 0;
+    length = put_path(place->above, out, room);
+    added = snprintf(out + length, room - length, "%s%s", length > 0 ? "." : "", place->rule->name);
+    assert(added > 0 && (size_t)added < room - length);
+    return length + (size_t)added;
+}
+
+/* Notes the first field that is against its rule; the format goes on after the field's path. */
+__attribute__((format(printf, 3, 4))) static void blame(struct walk *walk, const struct place *place,
+                                                        const char *format, ...)
+{
+    struct scan_result *result = walk->result;
+    va_list arguments;
+    int length;
+
+    if (walk->invalid)
+        return;
+    walk->invalid = true;
+    put_path(place, result->field, sizeof(result->field));
+    length =
+        snprintf(result->message, sizeof(result->message), "%s ", result->field[0] != 0 ? result->field : "Request");
+    assert(length > 0 && (size_t)length < sizeof(result->message));
+    va_start(arguments, format);
+    vsnprintf(result->message + length, sizeof(result->message) - (size_t)length, format, arguments);
+    va_end(arguments);
+}
+
+/* The same where `field` is the whole path. */
+static void blame_top(struct walk *walk, const char *field, const char *what)
+{
+    const struct rule rule = {.name = field};
+    const struct place request = {NULL, NULL, PROTOBUF_C_TYPE_MESSAGE};
+    const struct place place = {&request, &rule, PROTOBUF_C_TYPE_MESSAGE};
+
+    blame(walk, &place, "%s", what);
+}
+
+/* ---- Rules ---- */
+
+/* Holds a number, or the length of what has one, against the field's range. */
+static void check_range(struct walk *walk, const struct place *place, uint64_t value, bool is_length)
+{
+    const struct rule *rule = place->rule;
+    uint64_t least = rule->note == RULE_KEEP ? walk->limits->keep_ms_min : rule->least;
+    uint64_t most = rule->note == RULE_KEEP ? walk->limits->keep_ms_max : rule->most;
+    const char *verb = is_length ? "has" : "is";
+    const char *unit = is_length ? " bytes" : "";
+    const char *none = rule->or_none ? "0 or " : "";
+
+    assert(least <= most);
+    if ((value >= least && value <= most) || (value == 0 && rule->or_none))
+        return;
+    if (least == most)
+        blame(walk, place, "%s %" PRIu64 "%s; it takes %s%" PRIu64, verb, value, unit, none, most);
+    else
+        blame(walk, place, "%s %" PRIu64 "%s; it takes %s%" PRIu64 " to %" PRIu64, verb, value, unit, none, least,
+              most);
+}
+
+static void check_string(struct walk *walk, const struct place *place, const uint8_t *text, size_t size)
+{
+    if (walk->invalid) /* nobody would hear of it */
+        return;
+    if (memchr(text, 0, size) != NULL)
+        blame(walk, place, "holds U+0000");
+    else if (!is_utf8(text, size))
+        blame(walk, place, "is not UTF-8");
+}
+
+static void check_value(struct walk *walk, const struct place *place, const struct wire_field *field)
+{
+    bool is_length = field->type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
+    bool is_short = place->type == PROTOBUF_C_TYPE_UINT32 || place->type == PROTOBUF_C_TYPE_SINT32;
+
+    if (is_short && field->value > UINT32_MAX) /* protobuf-c would cut it */
+        blame(walk, place, "does not fit its 32 bits");
+    check_range(walk, place, field->value, is_length);
+    if (place->type == PROTOBUF_C_TYPE_STRING)
+        check_string(walk, place, field->bytes, (size_t)field->value);
+}
+
+/* `times`: how often the field has stood in its message by now. */
+static void check_times(struct walk *walk, const struct place *place, uint32_t times)
+{
+    const struct rule *rule = place->rule;
+
+    if (rule->note == RULE_CALL) {
+        if (walk->result->call != 0)
+            blame_top(walk, "call", "stands twice; it may stand once");
+    } else if (rule->times_max == 0) {
+        if (times > 1)
+            blame(walk, place, "stands twice; it may stand once");
+    } else if (times > rule->times_max) {
+        blame(walk, place, "stands %" PRIu32 " times; it may stand %" PRIu32 " times", times, rule->times_max);
+    }
+}
+
+static void blame_missing(struct walk *walk, const struct place *place)
+{
+    bool is_text = place->type == PROTOBUF_C_TYPE_STRING || place->type == PROTOBUF_C_TYPE_BYTES;
+
+    if (place->rule->message != NULL)
+        blame(walk, place, "is missing");
+    else
+        blame(walk, place, "is missing; it takes %" PRIu64 " to %" PRIu64 "%s", place->rule->least, place->rule->most,
+              is_text ? " bytes" : "");
+}
+
+static void check_required(struct walk *walk, const struct place *place, const struct rule_message *message,
+                           const uint32_t *times)
+{
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+        const struct place inner = {place, &message->rules[i], message->descriptor->fields[i].type};
+
+        if (inner.rule->required && times[i] == 0)
+            blame_missing(walk, &inner);
+    }
+}
+
+/* The length goes before the bytes, or "ab", "c" would give the digest of "a", "bc". */
+static void add_attribute(struct walk *walk, const struct wire_field *field)
+{
+    uint8_t length[4];
+
+    for (size_t i = 0; i < sizeof(length); i++)
+        length[i] = (uint8_t)(field->value >> (8 * i));
+    XXH3_64bits_update(&walk->attributes, length, sizeof(length));
+    XXH3_64bits_update(&walk->attributes, field->bytes, (size_t)field->value);
+    walk->result->attributes_count++;
+}
+
+static void begin_outcome(struct walk *walk, const struct wire_field *field)
+{
+    walk->outcome = field->bytes;
+    walk->outcome_bytes = (size_t)field->value;
+    XXH3_64bits_reset(&walk->attributes);
+}
+
+static void take_note(struct walk *walk, const struct rule *rule, const struct wire_field *field)
+{
+    switch (rule->note) {
+    case RULE_PLAIN:
+    case RULE_KEEP:
+        break;
+    case RULE_ID:
+        walk->result->id = field->value;
+        break;
+    case RULE_CALL:
+        if (walk->result->call == 0)
+            walk->result->call = field->number;
+        break;
+    case RULE_VERDICT:
+        walk->verdict = field->value;
+        break;
+    case RULE_OUTCOME:
+        begin_outcome(walk, field);
+        break;
+    case RULE_KIND:
+        walk->kind = field->value;
+        break;
+    case RULE_ATTRIBUTE:
+        add_attribute(walk, field);
+        break;
+    case RULE_ATTRIBUTE_PART:
+        walk->result->attributes_bytes += (uint32_t)field->value;
+        break;
+    }
+}
+
+/* ---- The walk ---- */
+
+static bool walk_message(struct walk *walk, const struct place *place, const struct rule_message *message,
+                         const uint8_t *data, size_t size);
+
+static bool walk_field(struct walk *walk, const struct place *place, const struct wire_field *field, uint32_t times)
+{
+    const struct rule *rule = place->rule;
+
+    check_times(walk, place, times);
+    take_note(walk, rule, field);
+    if (rule->message != NULL)
+        return walk_message(walk, place, rule->message, field->bytes, (size_t)field->value);
+    check_value(walk, place, field);
+    return true;
+}
+
+static void step_over(struct walk *walk, const struct place *place, const struct wire_field *field, uint32_t unknown)
+{
+    if (place->rule == NULL && walk->unknown_number == 0)
+        walk->unknown_number = field->number;
+    if (unknown > IDEM_UNKNOWN_FIELDS_MAX)
+        blame(walk, place, "holds more than %d unknown fields", IDEM_UNKNOWN_FIELDS_MAX);
+}
+
+/* A field as it stands on the wire; its descriptor, or NULL where it is unknown. False where these are no bytes of such
+ * a message: no protobuf, or a known field written as another type. */
+static bool read_known(const struct rule_message *message, const uint8_t *data, size_t size, struct wire_field *field,
+                       const ProtobufCFieldDescriptor **known)
+{
+    if (!wire_read(data, size, field))
+        return false;
+    *known = protobuf_c_message_descriptor_get_field(message->descriptor, field->number);
+    return *known == NULL || field->type == wire_type_of((*known)->type);
+}
+
+/* False where the bytes are no such message; walk->broken_at then says where. */
+static bool walk_message(struct walk *walk, const struct place *place, const struct rule_message *message,
+                         const uint8_t *data, size_t size)
+{
+    const ProtobufCFieldDescriptor *known;
+    uint32_t times[RULE_FIELDS_MAX] = {0};
+    uint32_t unknown = 0;
+    struct wire_field field;
+
+    assert(message->descriptor->n_fields <= RULE_FIELDS_MAX);
+    for (size_t at = 0; at < size; at += field.size) {
+        if (!read_known(message, data + at, size - at, &field, &known)) {
+            walk->broken_at = (size_t)(data + at - walk->start);
+            return false;
+        }
+        if (known == NULL) {
+            step_over(walk, place, &field, ++unknown);
+        } else {
+            size_t index = (size_t)(known - message->descriptor->fields);
+            const struct place inner = {place, &message->rules[index], known->type};
+
+            if (!walk_field(walk, &inner, &field, ++times[index]))
+                return false;
+        }
+    }
+    check_required(walk, place, message, times);
+    return true;
+}
+
+/* ---- What no single field can tell ---- */
+
+/* HAPPENED needs the outcome, and its kind: what Begin will replay. */
+static void check_resolve(struct walk *walk)
+{
+    if (walk->result->call != IDEM__V1__REQUEST__CALL_RESOLVE || walk->verdict != IDEM__V1__VERDICT__VERDICT_HAPPENED)
+        return;
+    if (walk->outcome == NULL)
+        blame_top(walk, "resolve.outcome", "is missing; HAPPENED needs it");
+    else if (walk->kind == IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_UNSPECIFIED)
+        blame_top(walk, "resolve.outcome.kind", "is missing; HAPPENED needs it");
+}
+
+/* No call that is known: the client forgot it, or is newer than this daemon. */
+static enum scan_verdict blame_call(struct walk *walk)
+{
+    char what[64];
+
+    if (walk->unknown_number == 0) {
+        blame_top(walk, "call", "is missing");
+        return SCAN_INVALID;
+    }
+    snprintf(what, sizeof(what), "is not known here: it is field %" PRIu32, walk->unknown_number);
+    blame_top(walk, "call", what);
+    return SCAN_UNIMPLEMENTED;
+}
+
+/* What was found is forgotten: such a frame is not answered with an id that may not be one. */
+static enum scan_verdict not_a_request(struct scan_result *result, const char *field, const char *why)
+{
+    memset(result, 0, sizeof(*result));
+    snprintf(result->field, sizeof(result->field), "%s", field);
+    snprintf(result->message, sizeof(result->message), "%s", why);
+    return SCAN_NOT_A_REQUEST;
+}
+
+static enum scan_verdict is_broken(const struct walk *walk)
+{
+    char why[96];
+
+    snprintf(why, sizeof(why), "these bytes are not a Request: what starts at byte %zu is malformed", walk->broken_at);
+    return not_a_request(walk->result, "", why);
+}
+
+/* ---- Attributes over their limits ---- */
+
+/* The outcome has passed the walk, so its fields read well. More than 64 attributes, or more than 4 KiB of them, leave
+ * more room than a filler's head needs. */
+static void take_out_attributes(uint8_t *outcome, size_t size)
+{
+    struct wire_field field;
+    size_t kept = 0;
+
+    for (size_t at = 0; at < size; at += field.size) {
+        bool whole = wire_read(outcome + at, size - at, &field);
+
+        assert(whole);
+        if (field.number == OUTCOME_ATTRIBUTES)
+            continue;
+        memmove(outcome + kept, outcome + at, field.size);
+        kept += field.size;
+    }
+    wire_put_filler(outcome + kept, size - kept, OUTCOME_FILLER);
+}
+
+static void finish_outcome(struct walk *walk, uint8_t *data)
+{
+    struct scan_result *result = walk->result;
+
+    result->attributes_digest = XXH3_64bits_digest(&walk->attributes);
+    if (result->attributes_count <= IDEM_ATTRIBUTES_MAX && result->attributes_bytes <= IDEM_ATTRIBUTES_BYTES_MAX)
+        return;
+    take_out_attributes(data + (walk->outcome - walk->start), walk->outcome_bytes);
+    result->attributes_dropped = true;
+}
+
+enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_limits *limits, struct scan_result *result)
+{
+    const struct place request = {NULL, NULL, PROTOBUF_C_TYPE_MESSAGE};
+    struct walk walk = {.start = data, .limits = limits, .result = result};
+
+    assert(size <= INT32_MAX && limits->keep_ms_min <= limits->keep_ms_max);
+    memset(result, 0, sizeof(*result));
+    if (!walk_message(&walk, &request, &rule_table_request, data, size))
+        return is_broken(&walk);
+    if (result->id == 0)
+        return not_a_request(result, "id", "id is missing or 0; it takes 1 or more");
+    check_resolve(&walk);
+    if (walk.invalid)
+        return SCAN_INVALID;
+    if (result->call == 0)
+        return blame_call(&walk);
+    if (walk.outcome != NULL)
+        finish_outcome(&walk, data);
+    return SCAN_OK;
+}
