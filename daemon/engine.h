@@ -76,7 +76,8 @@ struct engine_options {
     /* The answer to the call that `party` sent as `request`. Called in the call itself, or later for a parked one;
      * never after engine_party_close. It must not call the engine. */
     void (*reply)(void *context, struct party *party, uint64_t request, const struct reply *reply);
-    /* Is the input of this party still open, as far as the socket knows? Asked before a parked call is granted. */
+    /* Is the input of this party still open, as far as the socket knows? Asked before a parked call is granted
+     * anything; false: that call is withdrawn, without an answer. */
     bool (*alive)(void *context, struct party *party);
     void *context;
     uint64_t unfinished_max;

@@ -1,0 +1,619 @@
+/* One connection's bytes. Most reads end where a frame ends, so they go into one shared buffer; only what is left of a
+ * frame is kept with its connection. Answers are gathered in pieces - small heads together, a shared tail by reference
+ * - and leave in one sendmsg a turn. */
+#include "daemon/conn.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "daemon/memory.h"
+#include "proto/frame.h"
+#include "proto/limits.h"
+
+enum {
+    SCRATCH_BYTES = 64 * 1024,
+    READS_A_TURN = 4,                 /* so that one busy peer leaves room for others */
+    OUT_BYTES_MAX = 1024 * 1024,      /* of answers not sent yet; over that no call is decided */
+    IN_BYTES_MAX = 256 * 1024 * 1024, /* of unfinished frames, over all connections */
+    PIECE_BYTES = 4096,
+    SPARES_MAX = 64,
+    PIECES_A_SEND = 64,
+    FRAME_MS_MAX = 10 * 1000, /* a frame that has begun is there after this long */
+    LINGER_MS_MAX = 2 * 1000, /* a peer that was told of a bad frame closes within this */
+};
+
+enum conn_state { CONN_READING, CONN_ENDED, CONN_REFUSED, CONN_LINGERING, CONN_DROPPED };
+
+/* Part of what is to be sent: bytes of its own, or a shared tail. */
+struct piece {
+    struct piece *next;
+    struct slice tail; /* held; blob NULL: bytes of its own */
+    uint32_t size, sent, capacity;
+    uint8_t bytes[];
+};
+
+struct conn {
+    struct session session; /* first member */
+    struct deadline deadline;
+    struct conns *conns;
+    struct conn *previous, *next, *dirty_next, *resumed_next;
+    ev_io readable, writable;
+    int fd;
+    enum conn_state state;
+    bool dirty, resumed;
+    bool eof;    /* the peer's input has ended; what was read before is still decided */
+    uint8_t *in; /* what was read and not decided */
+    uint32_t in_size, in_capacity;
+    uint64_t read_ms;
+    struct piece *out, *out_last;
+    uint64_t out_bytes;
+};
+
+static struct conn *conn_of(struct session *session)
+{
+    return (struct conn *)(void *)session;
+}
+
+static void mark_dirty(struct conn *conn)
+{
+    if (conn->dirty)
+        return;
+    conn->dirty = true;
+    conn->dirty_next = conn->conns->dirty;
+    conn->conns->dirty = conn;
+}
+
+/* ---- Out ------------------------------------------------------------------------ */
+
+static struct piece *piece_new(struct conns *conns, uint32_t bytes)
+{
+    struct piece *piece = conns->spare;
+    const uint32_t capacity = bytes > PIECE_BYTES ? bytes : PIECE_BYTES;
+
+    if (piece && capacity == PIECE_BYTES) {
+        conns->spare = piece->next;
+        conns->spares--;
+    } else {
+        piece = mem_alloc(sizeof *piece + capacity);
+    }
+    *piece = (struct piece){.capacity = capacity};
+    return piece;
+}
+
+static void piece_free(struct conns *conns, struct piece *piece)
+{
+    blob_release(piece->tail.blob);
+    if (piece->capacity == PIECE_BYTES && conns->spares < SPARES_MAX) {
+        piece->next = conns->spare;
+        conns->spare = piece;
+        conns->spares++;
+    } else {
+        mem_free(piece);
+    }
+}
+
+static void append_piece(struct conn *conn, struct piece *piece)
+{
+    if (conn->out_last)
+        conn->out_last->next = piece;
+    else
+        conn->out = piece;
+    conn->out_last = piece;
+}
+
+static void append_bytes(struct conn *conn, const uint8_t *data, uint32_t size)
+{
+    struct piece *piece = conn->out_last;
+
+    if (!piece || piece->tail.blob || piece->capacity - piece->size < size) {
+        piece = piece_new(conn->conns, size);
+        append_piece(conn, piece);
+    }
+    memcpy(piece->bytes + piece->size, data, size);
+    piece->size += size;
+}
+
+static void append_tail(struct conn *conn, struct slice tail)
+{
+    enum { COPIED_BYTES = 1024 }; /* below this a copy is cheaper than one more part of a send */
+
+    if (tail.size <= COPIED_BYTES) {
+        append_bytes(conn, slice_bytes(tail).data, tail.size);
+        return;
+    }
+    struct piece *piece = mem_alloc(sizeof *piece);
+    *piece = (struct piece){.tail = tail, .size = tail.size};
+    blob_hold(tail.blob);
+    append_piece(conn, piece);
+}
+
+static void on_send(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice tail)
+{
+    struct conn *conn = conn_of(session);
+
+    (void)context;
+    mark_dirty(conn);
+    if (conn->state == CONN_DROPPED || conn->state == CONN_LINGERING)
+        return;
+    append_bytes(conn, head, head_bytes);
+    if (tail.blob && tail.size)
+        append_tail(conn, tail);
+    conn->out_bytes += head_bytes + tail.size;
+    conn->conns->out_bytes += head_bytes + tail.size;
+}
+
+static void drop_out(struct conn *conn)
+{
+    struct piece *next;
+
+    for (struct piece *piece = conn->out; piece; piece = next) {
+        next = piece->next;
+        piece_free(conn->conns, piece);
+    }
+    conn->conns->out_bytes -= conn->out_bytes;
+    conn->out = conn->out_last = NULL;
+    conn->out_bytes = 0;
+}
+
+static void sent(struct conn *conn, size_t size)
+{
+    conn->out_bytes -= size;
+    conn->conns->out_bytes -= size;
+    while (size > 0) {
+        struct piece *piece = conn->out;
+        const uint32_t left = piece->size - piece->sent;
+
+        if (size < left) {
+            piece->sent += (uint32_t)size;
+            return;
+        }
+        size -= left;
+        conn->out = piece->next;
+        if (!conn->out)
+            conn->out_last = NULL;
+        piece_free(conn->conns, piece);
+    }
+}
+
+static int gather(struct conn *conn, struct iovec parts[PIECES_A_SEND])
+{
+    int count = 0;
+
+    for (struct piece *piece = conn->out; piece && count < PIECES_A_SEND; piece = piece->next, count++) {
+        const uint8_t *data = piece->tail.blob ? slice_bytes(piece->tail).data : piece->bytes;
+        parts[count].iov_base = (uint8_t *)(uintptr_t)data + piece->sent;
+        parts[count].iov_len = piece->size - piece->sent;
+    }
+    return count;
+}
+
+/* Sends what the socket takes. False: the connection is broken. */
+static bool send_out(struct conn *conn)
+{
+    while (conn->out) {
+        struct iovec parts[PIECES_A_SEND];
+        const struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)gather(conn, parts)};
+        const ssize_t size = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (size >= 0)
+            sent(conn, (size_t)size);
+        else if (errno == EAGAIN || errno == EWOULDBLOCK)
+            break;
+        else if (errno != EINTR)
+            return false;
+    }
+    if (conn->out)
+        ev_io_start(conn->conns->loop, &conn->writable);
+    else
+        ev_io_stop(conn->conns->loop, &conn->writable);
+    return true;
+}
+
+/* ---- In -------------------------------------------------------------------------- */
+
+/* May another call of this connection be decided? */
+static bool can_decide(const struct conn *conn)
+{
+    return conn->state == CONN_READING && !conn->conns->paused && !conn->conns->draining &&
+           conn->session.open_calls < IDEM_OPEN_CALLS_MAX && conn->out_bytes + conn->session.held_bytes < OUT_BYTES_MAX;
+}
+
+static void set_in_capacity(struct conn *conn, uint32_t capacity)
+{
+    conn->conns->in_bytes += capacity;
+    conn->conns->in_bytes -= conn->in_capacity;
+    conn->in_capacity = capacity;
+    if (capacity) {
+        conn->in = mem_resize(conn->in, capacity);
+    } else {
+        mem_free(conn->in);
+        conn->in = NULL;
+    }
+}
+
+static void set_deadline(struct conn *conn, uint64_t ms)
+{
+    deadline_set(&conn->conns->deadlines, &conn->deadline, conn->conns->now.boot_ms + ms);
+}
+
+static void clear_deadline(struct conn *conn)
+{
+    deadline_clear(&conn->conns->deadlines, &conn->deadline);
+}
+
+static void stop_reading(struct conn *conn)
+{
+    ev_io_stop(conn->conns->loop, &conn->readable);
+    clear_deadline(conn);
+}
+
+static void end_input(struct conn *conn, enum conn_state state)
+{
+    assert(conn->state == CONN_READING);
+    conn->state = state;
+    stop_reading(conn);
+    conn->in_size = 0;
+    set_in_capacity(conn, 0);
+    service_session_input_ended(&conn->session, &conn->conns->now);
+    mark_dirty(conn);
+}
+
+static void refuse_frame(struct conn *conn, const char *message)
+{
+    service_bad_frame(&conn->session, message);
+    end_input(conn, CONN_REFUSED);
+}
+
+/* Decides the frames in data[0 .. size), as far as it may. Returns how many bytes were taken. */
+static uint32_t decide_frames(struct conn *conn, uint8_t *data, uint32_t size)
+{
+    const uint32_t bytes_max = service_message_bytes_max(conn->session.service);
+    uint32_t at = 0, message_bytes;
+
+    while (can_decide(conn)) {
+        const enum frame_cut cut = frame_cut(data + at, size - at, bytes_max, &message_bytes);
+        if (cut == FRAME_PARTIAL)
+            break;
+        if (cut != FRAME_WHOLE) {
+            refuse_frame(conn, cut == FRAME_BAD_FLAG ? "frame: its flag byte is not 0"
+                                                     : "frame: longer than max_frame_bytes, as Hello tells it");
+            break;
+        }
+        uint8_t *message = data + at + IDEM_FRAME_HEADER_BYTES;
+        at += IDEM_FRAME_HEADER_BYTES + message_bytes;
+        clear_deadline(conn);
+        if (!service_message(&conn->session, message, message_bytes, conn->read_ms, &conn->conns->now))
+            end_input(conn, CONN_REFUSED);
+    }
+    return at;
+}
+
+/* Keeps what is left of data after `at`, which may be the connection's own buffer or the shared one. */
+static void keep_rest(struct conn *conn, const uint8_t *data, uint32_t size, uint32_t at)
+{
+    const uint32_t rest = size - at;
+
+    if (conn->state != CONN_READING)
+        return;
+    if (rest == 0) {
+        conn->in_size = 0;
+        set_in_capacity(conn, 0);
+        return;
+    }
+    if (data != conn->in && conn->in_capacity < rest)
+        set_in_capacity(conn, rest);
+    memmove(conn->in, data + at, rest);
+    conn->in_size = rest;
+}
+
+/* After deciding: goes on reading, waits until it can, or has come to the end. */
+static void settle(struct conn *conn)
+{
+    if (conn->state != CONN_READING)
+        return;
+    if (!can_decide(conn)) {
+        stop_reading(conn);
+    } else if (conn->eof) {
+        end_input(conn, CONN_ENDED);
+    } else {
+        if (conn->in_size && !deadline_is_set(&conn->deadline))
+            set_deadline(conn, FRAME_MS_MAX);
+        ev_io_start(conn->conns->loop, &conn->readable);
+    }
+    mark_dirty(conn);
+}
+
+/* Room for the rest of the frame that has begun, or for a good read of it. */
+static bool make_room(struct conn *conn)
+{
+    uint32_t message_bytes, want = conn->in_size + SCRATCH_BYTES;
+
+    frame_cut(conn->in, conn->in_size, UINT32_MAX, &message_bytes);
+    /* Memory follows what was really sent, not what was announced. */
+    if (want < 2 * conn->in_size)
+        want = 2 * conn->in_size;
+    if (message_bytes && message_bytes + IDEM_FRAME_HEADER_BYTES < want &&
+        message_bytes + IDEM_FRAME_HEADER_BYTES > conn->in_size)
+        want = message_bytes + IDEM_FRAME_HEADER_BYTES;
+    if (conn->in_capacity - conn->in_size > 0)
+        return true;
+    if (conn->conns->in_bytes + want - conn->in_capacity > IN_BYTES_MAX) {
+        refuse_frame(conn, "frame: the memory for unfinished frames is used up; send it again later");
+        return false;
+    }
+    set_in_capacity(conn, want);
+    return true;
+}
+
+/* One read, and what can be decided of it. False: nothing more to read now. */
+static bool read_once(struct conn *conn)
+{
+    const bool shared = conn->in_size == 0;
+    uint8_t *data;
+    uint32_t room;
+    ssize_t size;
+
+    if (!shared && !make_room(conn))
+        return false;
+    data = shared ? conn->conns->scratch : conn->in + conn->in_size;
+    room = shared ? SCRATCH_BYTES : conn->in_capacity - conn->in_size;
+    size = recv(conn->fd, data, room, MSG_DONTWAIT);
+    if (size < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+            conn->eof = true; /* broken: as good as ended */
+        return false;
+    }
+    conn->eof = size == 0;
+    conn->read_ms = conn->conns->now.boot_ms;
+    const uint32_t total = (shared ? 0 : conn->in_size) + (uint32_t)size;
+    uint8_t *start = shared ? data : conn->in;
+    keep_rest(conn, start, total, decide_frames(conn, start, total));
+    return (uint32_t)size == room && can_decide(conn);
+}
+
+static void discard(struct conn *conn)
+{
+    for (int i = 0; i < READS_A_TURN; i++) {
+        const ssize_t size = recv(conn->fd, conn->conns->scratch, SCRATCH_BYTES, MSG_DONTWAIT);
+        if (size > 0 || (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)))
+            continue;
+        conn->state = CONN_DROPPED;
+        break;
+    }
+    mark_dirty(conn);
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
+{
+    struct conn *conn = watcher->data;
+
+    (void)loop, (void)events;
+    if (conn->state == CONN_LINGERING) {
+        discard(conn);
+        return;
+    }
+    for (int i = 0; i < READS_A_TURN; i++)
+        if (conn->state != CONN_READING || conn->eof || !read_once(conn))
+            break;
+    settle(conn);
+}
+
+static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
+{
+    (void)loop, (void)events;
+    mark_dirty(watcher->data);
+}
+
+/* ---- A connection's life ------------------------------------------------------------ */
+
+void conn_open(struct conns *conns, int fd)
+{
+    struct conn *conn = mem_zero(1, sizeof *conn);
+
+    conn->conns = conns;
+    conn->fd = fd;
+    conn->next = conns->first;
+    if (conns->first)
+        conns->first->previous = conn;
+    conns->first = conn;
+    conns->count++;
+    service_session_open(conns->service, &conn->session);
+    ev_io_init(&conn->readable, on_readable, fd, EV_READ);
+    ev_io_init(&conn->writable, on_writable, fd, EV_WRITE);
+    conn->readable.data = conn->writable.data = conn;
+    ev_io_start(conns->loop, &conn->readable);
+}
+
+static void conn_close(struct conn *conn)
+{
+    struct conns *conns = conn->conns;
+
+    assert(!conn->dirty && !conn->resumed);
+    ev_io_stop(conns->loop, &conn->readable);
+    ev_io_stop(conns->loop, &conn->writable);
+    clear_deadline(conn);
+    service_session_close(&conn->session, &conns->now);
+    drop_out(conn);
+    set_in_capacity(conn, 0);
+    close(conn->fd);
+    if (conn->previous)
+        conn->previous->next = conn->next;
+    else
+        conns->first = conn->next;
+    if (conn->next)
+        conn->next->previous = conn->previous;
+    conns->count--;
+    mem_free(conn);
+}
+
+static bool all_answered(const struct conn *conn)
+{
+    return conn->session.open_calls == 0 && !conn->out;
+}
+
+/* Told, and nothing more to say: the peer reads it before it meets the end. */
+static void linger(struct conn *conn)
+{
+    conn->state = CONN_LINGERING;
+    shutdown(conn->fd, SHUT_WR);
+    set_deadline(conn, LINGER_MS_MAX);
+    ev_io_start(conn->conns->loop, &conn->readable);
+}
+
+static void resume_later(struct conn *conn)
+{
+    if (conn->resumed || conn->state != CONN_READING || ev_is_active(&conn->readable) || !can_decide(conn))
+        return;
+    conn->resumed = true;
+    conn->resumed_next = conn->conns->resumed;
+    conn->conns->resumed = conn;
+}
+
+static void flush_one(struct conn *conn)
+{
+    const bool was_reading = conn->state == CONN_READING;
+
+    conn->dirty = false;
+    if (conn->state == CONN_DROPPED || !send_out(conn)) {
+        conn_close(conn);
+        return;
+    }
+    if (conn->state == CONN_REFUSED && all_answered(conn))
+        linger(conn);
+    else if (conn->state == CONN_ENDED && all_answered(conn))
+        conn_close(conn);
+    else if (was_reading && conn->conns->draining && all_answered(conn))
+        conn_close(conn);
+    else
+        resume_later(conn);
+}
+
+void conns_flush(struct conns *conns)
+{
+    struct conn *conn;
+
+    while ((conn = conns->dirty)) {
+        conns->dirty = conn->dirty_next;
+        flush_one(conn);
+    }
+}
+
+bool conns_resume(struct conns *conns)
+{
+    struct conn *conn = conns->resumed, *next;
+
+    conns->resumed = NULL;
+    if (!conn)
+        return false;
+    for (; conn; conn = next) {
+        next = conn->resumed_next;
+        conn->resumed = false;
+        keep_rest(conn, conn->in, conn->in_size, decide_frames(conn, conn->in, conn->in_size));
+        settle(conn);
+    }
+    return true;
+}
+
+uint64_t conns_end_deadlines(struct conns *conns)
+{
+    struct deadline *first;
+
+    while ((first = deadlines_first(&conns->deadlines)) && first->at_ms <= conns->now.boot_ms) {
+        struct conn *conn = (struct conn *)(void *)((char *)first - offsetof(struct conn, deadline));
+        clear_deadline(conn);
+        if (conn->state == CONN_READING)
+            refuse_frame(conn, "frame: it did not arrive within 10 s");
+        else
+            conn->state = CONN_DROPPED;
+        mark_dirty(conn);
+    }
+    return first ? first->at_ms : UINT64_MAX;
+}
+
+/* ---- All of them ---------------------------------------------------------------------- */
+
+static void mark_all(struct conns *conns)
+{
+    for (struct conn *conn = conns->first; conn; conn = conn->next)
+        mark_dirty(conn);
+}
+
+void conns_pause(struct conns *conns, bool paused)
+{
+    if (conns->paused == paused)
+        return;
+    conns->paused = paused;
+    mark_all(conns);
+}
+
+void conns_drain(struct conns *conns)
+{
+    conns->draining = true;
+    for (struct conn *conn = conns->first; conn; conn = conn->next)
+        if (conn->state == CONN_READING)
+            stop_reading(conn);
+    mark_all(conns);
+}
+
+void conns_open(struct conns *conns, struct ev_loop *loop)
+{
+    *conns = (struct conns){.loop = loop};
+    conns->scratch = mem_alloc(SCRATCH_BYTES);
+}
+
+void conns_close(struct conns *conns)
+{
+    struct piece *next;
+
+    while (conns->first) {
+        conns->first->dirty = conns->first->resumed = false;
+        conn_close(conns->first);
+    }
+    conns->dirty = conns->resumed = NULL;
+    for (struct piece *piece = conns->spare; piece; piece = next) {
+        next = piece->next;
+        mem_free(piece);
+    }
+    deadlines_free(&conns->deadlines);
+    mem_free(conns->scratch);
+}
+
+/* ---- What the service asks ---------------------------------------------------------------- */
+
+static void on_drop(void *context, struct session *session)
+{
+    struct conn *conn = conn_of(session);
+
+    (void)context;
+    stop_reading(conn);
+    conn->state = CONN_DROPPED;
+    mark_dirty(conn);
+}
+
+static bool on_alive(void *context, struct session *session)
+{
+    const struct conn *conn = conn_of(session);
+    struct pollfd look = {.fd = conn->fd, .events = POLLRDHUP};
+
+    (void)context;
+    if (conn->state != CONN_READING || conn->eof)
+        return false;
+    return poll(&look, 1, 0) <= 0 || !(look.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
+static void on_count(void *context, uint64_t *connections, uint64_t *buffered_bytes)
+{
+    const struct conns *conns = context;
+
+    *connections = conns->count;
+    *buffered_bytes = conns->in_bytes + conns->out_bytes;
+}
+
+struct service_outlet conns_outlet(struct conns *conns)
+{
+    return (struct service_outlet){on_send, on_drop, on_alive, on_count, conns};
+}

@@ -1,0 +1,63 @@
+/* Connections: bytes in, frames cut out of them, answers out. Bounded both ways: a connection whose answers pile up, or
+ * which has as many open calls as one may have, is read no further until they went. Loop thread only.
+ *
+ *      readable -> cut -> service_message          answers -> pieces -> one sendmsg a turn
+ *
+ *                     end of input                    last answer sent
+ *      READING -----------------------> ENDED -----------------------------------> closed
+ *         |  frame that cannot be one                 last answer sent               ^
+ *         +---------------------------> REFUSED -----------------------> LINGERING --+  peer's end, or time
+ *         |  another connection replaces it                                          |
+ *         +---------------------------> DROPPED -------------------------------------+  end of the turn
+ */
+#ifndef IDEMD_CONN_H
+#define IDEMD_CONN_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/deadline.h"
+#include "daemon/service.h"
+
+struct conn;
+struct piece;
+
+/* All connections of the daemon. */
+struct conns {
+    struct ev_loop *loop;
+    struct service *service;
+    struct conn *first;
+    uint32_t count;
+    struct conn *dirty;         /* to be looked at before the loop waits */
+    struct conn *resumed;       /* can go on with what they have read */
+    struct deadlines deadlines; /* boot time: frames that must arrive, peers that must close */
+    uint64_t in_bytes, out_bytes;
+    struct piece *spare; /* pieces for reuse */
+    uint32_t spares;
+    bool paused;      /* nothing is decided: the store is behind */
+    bool draining;    /* nothing more is read */
+    uint8_t *scratch; /* where reads go that a frame boundary ends */
+    struct now now;   /* of this turn */
+};
+
+void conns_open(struct conns *conns, struct ev_loop *loop);
+/* What the service calls. conns->service is set once the service is open. */
+struct service_outlet conns_outlet(struct conns *conns);
+/* Takes a connected, non-blocking socket over. */
+void conn_open(struct conns *conns, int fd);
+
+/* Sends what has gathered; closes what is over. Once a turn, after the service's. */
+void conns_flush(struct conns *conns);
+/* Goes on with connections that were held up and now can. True: some did, and the service has to turn again. */
+bool conns_resume(struct conns *conns);
+/* Ends frames that did not arrive in time. Returns when (boot time) to call again; UINT64_MAX: no need. */
+uint64_t conns_end_deadlines(struct conns *conns);
+/* Stops deciding, or goes on. */
+void conns_pause(struct conns *conns, bool paused);
+/* Reads nothing more; each connection is closed when its open calls are answered. */
+void conns_drain(struct conns *conns);
+/* Closes all that are left. */
+void conns_close(struct conns *conns);
+
+#endif

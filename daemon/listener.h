@@ -1,0 +1,25 @@
+/* Sockets that listen, Unix and TCP. */
+#ifndef IDEMD_LISTENER_H
+#define IDEMD_LISTENER_H
+
+#include <stdbool.h>
+
+#include "daemon/store.h"
+
+struct listener {
+    int fd;
+    char address[160]; /* as logged: with the port that was given, where 0 was asked for */
+    char path[108];    /* Unix: the socket's file; else empty */
+};
+
+/* Listens on "unix:/path" or "tcp:host:port" (a loopback address), non-blocking. A socket file that nobody listens on
+ * any more is replaced; the folder of the default path is made. False: *error says why (69 in use, 71, 73, 77). */
+bool listener_open(struct listener *listener, const char *address, struct store_error *error);
+/* Closes it, and removes its file. */
+void listener_close(struct listener *listener);
+
+enum listener_accept { LISTENER_ACCEPTED, LISTENER_NONE, LISTENER_NO_DESCRIPTORS };
+/* Accepts one connection: *fd, non-blocking, close-on-exec. */
+enum listener_accept listener_accept(struct listener *listener, int *fd);
+
+#endif

@@ -1,0 +1,99 @@
+/* The tables of names, and one walk over them. Names follow the Prometheus habit: a prefix, the unit last, _total for
+ * what only grows. */
+#include "daemon/metrics.h"
+
+#include <stddef.h>
+
+static const char *const call_names[METRICS_CALLS] = {"hello",      "begin", "complete", "release", "renew",
+                                                      "checkpoint", "get",   "recover",  "resolve", "forget",
+                                                      "list",       "stats", "cancel"};
+
+static const char *const code_names[METRICS_CODES] = {
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
+
+static const char *const answer_names[METRICS_ANSWERS] = {NULL,       "EXECUTE",     "REPLAY", "RUNNING",
+                                                          "MISMATCH", "INTERRUPTED", "EXPIRED"};
+
+const char *metrics_call_name(unsigned call)
+{
+    return call >= 10 && call < 10 + METRICS_CALLS ? call_names[call - 10] : NULL;
+}
+
+const char *metrics_code_name(unsigned code)
+{
+    return code < METRICS_CODES ? code_names[code] : NULL;
+}
+
+struct entry {
+    const char *name, *help;
+    size_t offset;
+};
+
+#define COUNTED(member, help_text)                                                                                     \
+    {                                                                                                                  \
+        "idemd_" #member "_total", help_text, offsetof(struct metrics, member)                                         \
+    }
+static const struct entry counted[] = {
+    COUNTED(resumed, "grants given again to the attempt that held them: a reply was lost"),
+    COUNTED(taken_over, "grants of operations that an earlier owner had left interrupted"),
+    COUNTED(lost, "owner's calls with a fence that a later grant had overtaken"),
+    COUNTED(final, "owner's calls on operations that were done otherwise"),
+    COUNTED(bad_frames, "frames that could not be read as a request"),
+    COUNTED(batches, "batches flushed"),
+    COUNTED(durable_changes, "changes flushed"),
+    COUNTED(stalls, "times that the daemon did not turn for a while"),
+    COUNTED(stalled_ms, "milliseconds by which running leases were extended for that"),
+    COUNTED(swept, "finished operations swept after their end"),
+};
+
+#define GAUGE(name, member, help_text)                                                                                 \
+    {                                                                                                                  \
+        "idemd_" name, help_text, offsetof(struct metrics_gauges, member)                                              \
+    }
+static const struct entry gauges_table[] = {
+    GAUGE("started_ms", started_ms, "Unix time at which this daemon started, and counts from"),
+    GAUGE("now_ms", now_ms, "Unix time of this daemon"),
+    GAUGE("running", running, "operations with an owner"),
+    GAUGE("interrupted", interrupted, "operations whose owner is gone and whose effect nobody knows"),
+    GAUGE("finished", finished, "operations with a stored outcome, expired ones not yet swept included"),
+    GAUGE("waiting", waiting, "calls that wait"),
+    GAUGE("waiting_bytes", waiting_bytes, "memory of calls that wait"),
+    GAUGE("operation_memory_bytes", memory_bytes, "memory of unfinished operations and the index"),
+    GAUGE("connections", connections, "open connections"),
+    GAUGE("buffered_bytes", buffered_bytes, "bytes read and not decided, or answered and not sent"),
+    GAUGE("held_bytes", held_bytes, "answers that wait for the disk"),
+    GAUGE("store_used_bytes", store_used_bytes, "pages of the store in use"),
+    GAUGE("store_quota_bytes", store_quota_bytes, "pages that the store may use"),
+    GAUGE("store_full", store_full, "1 while new grants are refused for want of space"),
+};
+
+static double value_at(const void *base, size_t offset)
+{
+    return (double)*(const uint64_t *)(const void *)((const char *)base + offset);
+}
+
+static void each_call(const struct metrics *metrics, metrics_visit *visit, void *context)
+{
+    for (unsigned call = 0; call < METRICS_CALLS; call++)
+        for (unsigned code = 0; code < METRICS_CODES; code++)
+            if (metrics->calls[call][code])
+                visit(context, "idemd_calls_total", "call", call_names[call], "code", code_names[code],
+                      (double)metrics->calls[call][code], "calls answered, by call and status code");
+}
+
+void metrics_each(const struct metrics *metrics, const struct metrics_gauges *gauges, metrics_visit *visit,
+                  void *context)
+{
+    for (size_t i = 0; i < sizeof gauges_table / sizeof gauges_table[0]; i++)
+        visit(context, gauges_table[i].name, NULL, NULL, NULL, NULL, value_at(gauges, gauges_table[i].offset),
+              gauges_table[i].help);
+    for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++)
+        visit(context, counted[i].name, NULL, NULL, NULL, NULL, value_at(metrics, counted[i].offset), counted[i].help);
+    each_call(metrics, visit, context);
+    for (unsigned answer = 1; answer < METRICS_ANSWERS; answer++)
+        visit(context, "idemd_begins_total", "answer", answer_names[answer], NULL, NULL,
+              (double)metrics->begins[answer], "answers to Begin");
+}

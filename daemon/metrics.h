@@ -1,0 +1,41 @@
+/* What the daemon counts since its start: plain numbers of the loop thread, and one table that names them for Stats. */
+#ifndef IDEMD_METRICS_H
+#define IDEMD_METRICS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { METRICS_CALLS = 13, METRICS_CODES = 17, METRICS_ANSWERS = 7 };
+
+struct metrics {
+    uint64_t calls[METRICS_CALLS][METRICS_CODES]; /* answers by call (field number less 10) and status code */
+    uint64_t begins[METRICS_ANSWERS];             /* Begin's answers, by number */
+    uint64_t resumed;                             /* EXECUTE to an attempt that held it already */
+    uint64_t taken_over;                          /* EXECUTE with attempt above 1 */
+    uint64_t lost, final;                         /* owner's calls that came too late */
+    uint64_t bad_frames;
+    uint64_t batches, durable_changes;
+    uint64_t stalls, stalled_ms;
+    uint64_t swept;
+};
+
+/* Values that are asked for, not counted. */
+struct metrics_gauges {
+    uint64_t started_ms, now_ms; /* Unix time */
+    uint64_t running, interrupted, finished, waiting, waiting_bytes, memory_bytes;
+    uint64_t connections, buffered_bytes, held_bytes;
+    uint64_t store_used_bytes, store_quota_bytes, store_full;
+};
+
+/* Visits every metric that has a value (a counter by call and code only where it is not 0): name, at most two labels
+ * (NULL: none), value, help. Strings are static. */
+typedef void metrics_visit(void *context, const char *name, const char *label_name, const char *label_value,
+                           const char *label2_name, const char *label2_value, double value, const char *help);
+void metrics_each(const struct metrics *metrics, const struct metrics_gauges *gauges, metrics_visit *visit,
+                  void *context);
+
+/* The name of a call by its field number ("begin"), NULL where there is none; of a status code ("NOT_FOUND"). */
+const char *metrics_call_name(unsigned call);
+const char *metrics_code_name(unsigned code);
+
+#endif

@@ -1,0 +1,19 @@
+/* From a Request's bytes to a struct call: what the engine understands. Generated protobuf types come in here and do
+ * not go on. What scan.h lets pass has its limits checked already; here is what depends on the daemon's settings. */
+#ifndef IDEMD_REQUEST_H
+#define IDEMD_REQUEST_H
+
+#include "daemon/arena.h"
+#include "daemon/rules.h"
+#include "idem/v1/idem.pb-c.h"
+#include "proto/scan.h"
+
+/* Unpacks a scanned message into the arena. NULL: it does not unpack, which the scan should have seen. */
+Idem__V1__Request *request_unpack(struct arena *arena, const uint8_t *data, size_t size);
+
+/* Makes a call of it; Hello and Stats, which are the service's own, excepted. Views point into the request and the
+ * arena. `policy` is the namespace's. */
+void request_to_call(struct arena *arena, const Idem__V1__Request *request, const struct scan_result *scan,
+                     const struct policy *policy, struct call *call);
+
+#endif

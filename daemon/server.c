@@ -1,0 +1,396 @@
+/* The loop. Each turn:
+ *
+ *     wait -> sockets: calls are decided -> leases and waits end -> the batch is handed over -> answers are written ->
+ * wait
+ *
+ * Everything after the sockets happens in one prepare callback, right before the loop waits again, so that no lease
+ * ends before the Renew that is already in the socket, and batches and writes happen once a turn. Timers only wake the
+ * loop. The store's thread wakes it through an async watcher.
+ *
+ * A stall is the time by which a turn came later than planned, or lasted longer than it may: owners could not renew
+ * then. */
+#include "daemon/server.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <ev.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "daemon/clock.h"
+#include "daemon/conn.h"
+#include "daemon/listener.h"
+#include "daemon/logging.h"
+#include "daemon/memory.h"
+#include "daemon/service.h"
+#include "daemon/store.h"
+
+enum {
+    STALL_MS_LEAST = 100,    /* a turn this late, or this long, is a stall */
+    DRAIN_MS_MAX = 4 * 1000, /* open answers are written within this after SIGTERM */
+    ACCEPT_AGAIN_MS = 1000,  /* after descriptors ran out */
+    ACCEPTS_A_TURN = 64,
+    BACKLOG_BYTES_MAX = 32 * 1024 * 1024, /* of batches not flushed; over that nothing is decided */
+    REBOOT_MS_MAX = 3600 * 1000,          /* what the retention clock takes of the wall clock over a reboot */
+};
+
+struct server {
+    struct ev_loop *loop;
+    struct store *store;
+    struct service *service;
+    struct conns conns;
+    struct clock clock;
+    struct clock_mark mark; /* its boot id */
+    struct listener listeners[SERVER_LISTENERS_MAX];
+    ev_io accepts[SERVER_LISTENERS_MAX];
+    int listener_count;
+    ev_prepare prepare;
+    ev_check check;
+    ev_timer wake;
+    ev_async stored;
+    ev_signal terminate, interrupt;
+    struct now now;
+    uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
+    uint64_t turned_ms;       /* when it last came to the end of a turn */
+    uint64_t accept_again_ms; /* 0: accepting */
+    uint64_t drain_end_ms;    /* 0: not draining */
+    int exit_code;
+};
+
+/* ---- Time ---------------------------------------------------------------------------- */
+
+static void read_clock(struct server *server)
+{
+    server->now = clock_now(&server->clock);
+    server->conns.now = server->now;
+}
+
+static void start_clock(struct server *server)
+{
+    clock_read_mark(&server->mark);
+    clock_start(&server->clock, clock_retention(&store_facts(server->store)->mark, &server->mark, REBOOT_MS_MAX),
+                server->mark.boot_ms);
+    read_clock(server);
+}
+
+static void note_stall(struct server *server, uint64_t since_ms)
+{
+    if (since_ms >= server->now.boot_ms || server->now.boot_ms - since_ms < STALL_MS_LEAST)
+        return;
+    const uint64_t stalled_ms = server->now.boot_ms - since_ms;
+    service_stalled(server->service, stalled_ms);
+    log_event(LOG_WARN, "stalled", "ms", log_number(stalled_ms), NULL);
+}
+
+/* After waiting: how much later than planned is it? */
+static void on_check(struct ev_loop *loop, ev_check *watcher, int events)
+{
+    struct server *server = watcher->data;
+
+    (void)loop, (void)events;
+    read_clock(server);
+    if (!server->conns.paused)
+        note_stall(server, server->planned_ms);
+}
+
+/* ---- Turning --------------------------------------------------------------------------- */
+
+static void stop_accepting(struct server *server)
+{
+    for (int i = 0; i < server->listener_count; i++)
+        ev_io_stop(server->loop, &server->accepts[i]);
+}
+
+static void accept_again(struct server *server)
+{
+    if (!server->accept_again_ms || server->drain_end_ms)
+        return;
+    server->accept_again_ms = 0;
+    for (int i = 0; i < server->listener_count; i++)
+        ev_io_start(server->loop, &server->accepts[i]);
+}
+
+/* When too much waits for the disk nothing is decided until it went: a busy daemon reads slower, it does not refuse. */
+static void press_back(struct server *server)
+{
+    const size_t backlog = store_backlog_bytes(server->store) + service_held_bytes(server->service);
+
+    if (backlog > BACKLOG_BYTES_MAX)
+        conns_pause(&server->conns, true);
+    else if (backlog < BACKLOG_BYTES_MAX / 2)
+        conns_pause(&server->conns, false);
+}
+
+static void plan(struct server *server, uint64_t next_ms)
+{
+    if (server->accept_again_ms && server->accept_again_ms < next_ms)
+        next_ms = server->accept_again_ms;
+    if (server->drain_end_ms && server->drain_end_ms < next_ms)
+        next_ms = server->drain_end_ms;
+    server->planned_ms = next_ms;
+    ev_timer_stop(server->loop, &server->wake);
+    if (next_ms == UINT64_MAX)
+        return;
+    ev_now_update(server->loop);
+    ev_timer_set(&server->wake, next_ms > server->now.boot_ms ? (double)(next_ms - server->now.boot_ms) / 1000 : 0.,
+                 0.);
+    ev_timer_start(server->loop, &server->wake);
+}
+
+static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
+{
+    struct server *server = watcher->data;
+    const uint64_t began_ms = server->now.boot_ms;
+    const uint32_t connections = server->conns.count;
+    const bool paused = server->conns.paused;
+    uint64_t next_ms, frames_ms;
+
+    (void)loop, (void)events;
+    read_clock(server);
+    if (paused) /* owners' calls were not read since the last turn */
+        service_stalled(server->service, server->now.boot_ms - server->turned_ms);
+    else
+        note_stall(server, began_ms);
+    do {
+        struct clock_mark mark = server->mark;
+        mark.boot_ms = server->now.boot_ms;
+        mark.wall_ms = server->now.wall_ms;
+        mark.retention_ms = server->now.retention_ms;
+        next_ms = service_turn(server->service, &server->now, &mark);
+        frames_ms = conns_end_deadlines(&server->conns);
+        press_back(server);
+        conns_flush(&server->conns);
+    } while (conns_resume(&server->conns));
+    server->turned_ms = server->now.boot_ms;
+    if (server->conns.count < connections ||
+        (server->accept_again_ms && server->accept_again_ms <= server->now.boot_ms))
+        accept_again(server);
+    if (server->drain_end_ms && (server->conns.count == 0 || server->now.boot_ms >= server->drain_end_ms))
+        ev_break(server->loop, EVBREAK_ALL);
+    plan(server, next_ms < frames_ms ? next_ms : frames_ms);
+}
+
+static void on_wake(struct ev_loop *loop, ev_timer *watcher, int events)
+{
+    (void)loop, (void)watcher, (void)events;
+}
+
+/* ---- Events ------------------------------------------------------------------------------ */
+
+static void on_accept(struct ev_loop *loop, ev_io *watcher, int events)
+{
+    struct server *server = watcher->data;
+    struct listener *listener = &server->listeners[watcher - server->accepts];
+
+    (void)loop, (void)events;
+    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+        int fd;
+        const enum listener_accept result = listener_accept(listener, &fd);
+
+        if (result == LISTENER_ACCEPTED) {
+            conn_open(&server->conns, fd);
+            continue;
+        }
+        if (result == LISTENER_NO_DESCRIPTORS) {
+            /* The connection stays in the backlog, so the watcher would fire without end. */
+            log_event(LOG_WARN, "no_descriptors", "connections", log_number(server->conns.count), NULL);
+            stop_accepting(server);
+            server->accept_again_ms = server->now.boot_ms + ACCEPT_AGAIN_MS;
+        }
+        return;
+    }
+}
+
+/* The store's thread has something to say. Called on that thread. */
+static void on_store_wake(void *context)
+{
+    struct server *server = context;
+
+    ev_async_send(server->loop, &server->stored);
+}
+
+static void poll_store(struct server *server)
+{
+    struct store_event event;
+
+    if (!store_poll(server->store, &event))
+        return;
+    if (event.failed) {
+        /* What failed may yet be on the disk: nothing is answered, nothing tried again. */
+        log_event(LOG_ERROR, "storage_failed", "reason", event.message, NULL);
+        _exit(74);
+    }
+    service_stored(server->service, &event, &server->now);
+}
+
+static void on_stored(struct ev_loop *loop, ev_async *watcher, int events)
+{
+    (void)loop, (void)events;
+    poll_store(watcher->data);
+}
+
+static void on_terminate(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+    struct server *server = watcher->data;
+
+    (void)loop, (void)events;
+    if (server->drain_end_ms)
+        return;
+    log_event(LOG_INFO, "draining", "connections", log_number(server->conns.count), NULL);
+    server->drain_end_ms = server->now.boot_ms + DRAIN_MS_MAX;
+    stop_accepting(server);
+    for (int i = 0; i < server->listener_count; i++)
+        listener_close(&server->listeners[i]);
+    service_drain(server->service);
+    conns_drain(&server->conns);
+}
+
+/* ---- Starting and stopping ------------------------------------------------------------------ */
+
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static bool open_listeners(struct server *server, const struct server_options *options, struct store_error *error)
+{
+    for (int i = 0; i < options->listen_count; i++) {
+        if (!listener_open(&server->listeners[i], options->listen[i], error))
+            return false;
+        server->listener_count++;
+        ev_io_init(&server->accepts[i], on_accept, server->listeners[i].fd, EV_READ);
+        server->accepts[i].data = server;
+        ev_io_start(server->loop, &server->accepts[i]);
+    }
+    return true;
+}
+
+/* sd_notify's protocol: one datagram to the socket that the variable names. Source: sd_notify(3). */
+static void notify_ready(void)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd;
+
+    if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof name.sun_path)
+        return;
+    memcpy(name.sun_path, path, strlen(path));
+    if (path[0] == '@')
+        name.sun_path[0] = '\0';
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    if (sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&name,
+               (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
+        log_event(LOG_WARN, "notify_failed", "reason", strerror(errno), NULL);
+    close(fd);
+}
+
+static void say_ready(const struct server *server)
+{
+    char addresses[SERVER_LISTENERS_MAX * sizeof server->listeners[0].address];
+    size_t size = 0;
+
+    addresses[0] = '\0';
+    for (int i = 0; i < server->listener_count; i++)
+        size += (size_t)snprintf(addresses + size, sizeof addresses - size, "%s%s", i ? " " : "",
+                                 server->listeners[i].address);
+    log_event(LOG_INFO, "ready", "listen", addresses, "version", IDEMD_VERSION, NULL);
+    notify_ready();
+}
+
+static void start_watchers(struct server *server)
+{
+    ev_prepare_init(&server->prepare, on_prepare);
+    ev_check_init(&server->check, on_check);
+    /* The clock is read before anything that the wait brought is looked at. */
+    ev_set_priority(&server->check, EV_MAXPRI);
+    ev_timer_init(&server->wake, on_wake, 0., 0.);
+    ev_signal_init(&server->terminate, on_terminate, SIGTERM);
+    ev_signal_init(&server->interrupt, on_terminate, SIGINT);
+    server->prepare.data = server->check.data = server->terminate.data = server->interrupt.data = server;
+    ev_prepare_start(server->loop, &server->prepare);
+    ev_check_start(server->loop, &server->check);
+    ev_signal_start(server->loop, &server->terminate);
+    ev_signal_start(server->loop, &server->interrupt);
+}
+
+static bool start(struct server *server, const struct server_options *options, struct store_error *error)
+{
+    const struct store_options store_options = {.directory = options->data,
+                                                .quota_bytes = options->quota_bytes,
+                                                .accept_loss = options->accept_loss,
+                                                .wake = on_store_wake,
+                                                .wake_context = server};
+
+    raise_descriptors();
+    server->loop = ev_default_loop(EVFLAG_AUTO);
+    if (!server->loop) {
+        *error = (struct store_error){.exit_code = 71, .message = "the event loop could not be made"};
+        return false;
+    }
+    ev_async_init(&server->stored, on_stored);
+    server->stored.data = server;
+    ev_async_start(server->loop, &server->stored);
+    server->store = store_open(&store_options, error);
+    if (!server->store)
+        return false;
+    start_clock(server);
+    conns_open(&server->conns, server->loop);
+    const struct service_options service_options = {.store = server->store,
+                                                    .policy = options->policy,
+                                                    .unfinished_max = options->unfinished_max,
+                                                    .outlet = conns_outlet(&server->conns)};
+    server->service = service_open(&service_options, &server->now, error);
+    server->conns.service = server->service;
+    if (!server->service || !open_listeners(server, options, error))
+        return false;
+    start_watchers(server);
+    return true;
+}
+
+static void stop(struct server *server)
+{
+    for (int i = 0; i < server->listener_count; i++)
+        listener_close(&server->listeners[i]);
+    if (server->conns.loop)
+        conns_close(&server->conns);
+    service_close(server->service);
+    store_close(server->store);
+    if (server->loop)
+        ev_default_destroy();
+}
+
+int server_run(const struct server_options *options)
+{
+    struct server *server = mem_zero(1, sizeof *server);
+    struct store_error error = {0};
+    int exit_code = 0;
+
+    signal(SIGPIPE, SIG_IGN);
+    server->planned_ms = UINT64_MAX;
+    if (start(server, options, &error)) {
+        read_clock(server);
+        say_ready(server);
+        ev_run(server->loop, 0);
+        log_event(LOG_INFO, "stopped", NULL);
+    } else {
+        exit_code = error.exit_code;
+        log_event(LOG_ERROR, "not_started", "reason", error.message, NULL);
+    }
+    stop(server);
+    mem_free(server);
+    return exit_code;
+}

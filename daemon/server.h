@@ -1,0 +1,25 @@
+/* The daemon: store, service, sockets and one loop. */
+#ifndef IDEMD_SERVER_H
+#define IDEMD_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/rules.h"
+
+enum { SERVER_LISTENERS_MAX = 16 };
+
+struct server_options {
+    const char *data; /* the store's directory */
+    const char *listen[SERVER_LISTENERS_MAX];
+    int listen_count;
+    uint64_t quota_bytes;
+    bool accept_loss;
+    struct policy policy; /* of the default namespace, and of every one that has none of its own */
+    uint64_t unfinished_max;
+};
+
+/* Runs until it is told to stop (SIGTERM, SIGINT). Returns the exit code, after it logged why. */
+int server_run(const struct server_options *options);
+
+#endif

@@ -1,0 +1,561 @@
+/* From a message to an engine call, and from the engine's reply to bytes that go out when they may.
+ *
+ *     service_message: scan -> unpack -> limits -> call   ...   reply -> response -> (held until durable) -> send
+ *
+ * An answer that rests on a change which is not flushed yet is held: in the queue of the batch in flight or of the open
+ * one. When a batch is flushed its queue goes out whole. Hello and Stats are answered here; all else is the engine's.
+ */
+#include "daemon/service.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <sys/random.h>
+
+#include "daemon/arena.h"
+#include "daemon/memory.h"
+#include "daemon/metrics.h"
+#include "daemon/request.h"
+#include "daemon/response.h"
+#include "proto/frame.h"
+#include "proto/limits.h"
+#include "proto/scan.h"
+
+/* An answer that waits. */
+struct held {
+    struct held *next;       /* in its queue */
+    struct session *session; /* NULL: the connection is gone */
+    struct held *session_previous, *session_next;
+    uint64_t depends;
+    struct slice tail; /* held */
+    uint32_t head_bytes;
+    uint8_t head[];
+};
+
+struct held_queue {
+    struct held *first, **last;
+};
+
+struct service {
+    struct service_options options;
+    struct store *store;
+    struct engine *engine;
+    struct arena *arena;
+    struct held_queue open, flight; /* answers that rest on the open batch, on the one in flight */
+    uint64_t flight_end;            /* the newest number in the one in flight */
+    uint64_t held_bytes;
+    struct session *sessions;
+    uint64_t instance;
+    uint64_t next_connection;
+    uint64_t started_ms;
+    struct metrics metrics;
+    const struct now *now; /* of the call at work */
+};
+
+static struct session *session_of(struct party *party)
+{
+    return (struct session *)(void *)party;
+}
+
+/* ---- Answers -------------------------------------------------------------------- */
+
+static void queue_clear(struct held_queue *queue)
+{
+    queue->first = NULL;
+    queue->last = &queue->first;
+}
+
+static void hold(struct service *service, struct session *session, uint64_t depends, const struct response *response)
+{
+    struct held *held = mem_alloc(sizeof *held + response->head_bytes);
+    /* A batch in flight covers every number that was given before it was handed over. */
+    struct held_queue *queue = depends <= service->flight_end ? &service->flight : &service->open;
+
+    *held = (struct held){.session = session, .depends = depends, .tail = response->tail};
+    held->head_bytes = response->head_bytes;
+    memcpy(held->head, response->head, response->head_bytes);
+    if (held->tail.blob)
+        blob_hold(held->tail.blob);
+    held->session_next = session->held;
+    if (session->held)
+        session->held->session_previous = held;
+    session->held = held;
+    session->held_bytes += held->head_bytes + held->tail.size;
+    service->held_bytes += held->head_bytes + held->tail.size;
+    *queue->last = held;
+    queue->last = &held->next;
+}
+
+static void leave_session(struct held *held)
+{
+    struct session *session = held->session;
+
+    if (held->session_previous)
+        held->session_previous->session_next = held->session_next;
+    else
+        session->held = held->session_next;
+    if (held->session_next)
+        held->session_next->session_previous = held->session_previous;
+    session->held_bytes -= held->head_bytes + held->tail.size;
+    held->session = NULL;
+}
+
+static void free_held(struct service *service, struct held *held)
+{
+    service->held_bytes -= held->head_bytes + held->tail.size;
+    blob_release(held->tail.blob);
+    mem_free(held);
+}
+
+static void send_now(struct service *service, struct session *session, const uint8_t *head, uint32_t head_bytes,
+                     struct slice tail)
+{
+    const struct service_outlet *outlet = &service->options.outlet;
+
+    assert(session->open_calls > 0);
+    session->open_calls--;
+    outlet->send(outlet->context, session, head, head_bytes, tail);
+}
+
+/* Everything that rested on the batch in flight goes out. */
+static void release_flight(struct service *service)
+{
+    struct held *held = service->flight.first, *next;
+
+    queue_clear(&service->flight);
+    for (; held; held = next) {
+        struct session *session = held->session;
+
+        next = held->next;
+        assert(held->depends <= store_durable_number(service->store));
+        if (session) {
+            leave_session(held);
+            send_now(service, session, held->head, held->head_bytes, held->tail);
+        }
+        free_held(service, held);
+    }
+}
+
+static void count_answer(struct service *service, const struct reply *reply)
+{
+    struct metrics *metrics = &service->metrics;
+
+    metrics->calls[reply->call - CALL_HELLO][reply->code]++;
+    if (reply->code != CODE_OK)
+        return;
+    if (reply->call == CALL_BEGIN) {
+        metrics->begins[reply->answer]++;
+        metrics->resumed += reply->resumed;
+        metrics->taken_over +=
+            reply->answer == ANSWER_EXECUTE && !reply->resumed && reply->operation.record->attempt > 1;
+    }
+    metrics->taken_over += reply->call == CALL_RECOVER ? reply->list_count : 0;
+    metrics->lost += reply->ownership == OWNERSHIP_LOST;
+    metrics->final += reply->ownership == OWNERSHIP_FINAL;
+}
+
+/* An answer of the engine: encoded, then sent or held. */
+static void on_reply(void *context, struct party *party, uint64_t request, const struct reply *reply)
+{
+    struct service *service = context;
+    struct session *session = session_of(party);
+    const size_t mark = arena_mark(service->arena);
+    const struct response response = response_of_reply(service->arena, request, reply, service->now);
+
+    count_answer(service, reply);
+    if (reply->depends > store_durable_number(service->store))
+        hold(service, session, reply->depends, &response);
+    else
+        send_now(service, session, response.head, response.head_bytes, response.tail);
+    arena_rewind(service->arena, mark);
+}
+
+/* A call whose connection is not alive is withdrawn: it is not answered, and no longer open. */
+static bool on_alive(void *context, struct party *party)
+{
+    struct service *service = context;
+    struct session *session = session_of(party);
+    const bool alive = service->options.outlet.alive(service->options.outlet.context, session);
+
+    session->open_calls -= !alive;
+    return alive;
+}
+
+static void refuse(struct session *session, uint64_t id, unsigned call, enum code code, const char *reason,
+                   const char *field, const char *message)
+{
+    struct service *service = session->service;
+    const size_t mark = arena_mark(service->arena);
+    const struct response response = response_of_error(service->arena, id, code, reason, field, message);
+
+    if (metrics_call_name(call))
+        service->metrics.calls[call - CALL_HELLO][code]++;
+    send_now(service, session, response.head, response.head_bytes, response.tail);
+    arena_rewind(service->arena, mark);
+}
+
+static void answer(struct session *session, const Idem__V1__Response *message)
+{
+    struct service *service = session->service;
+    const struct response response = response_of_message(service->arena, message);
+
+    service->metrics.calls[message->result_case - CALL_HELLO][CODE_OK]++;
+    send_now(service, session, response.head, response.head_bytes, response.tail);
+}
+
+/* ---- Hello and Stats ---------------------------------------------------------------- */
+
+static struct session *session_by_connection(const struct service *service, uint64_t connection)
+{
+    struct session *session = service->sessions;
+
+    while (session && session->connection != connection)
+        session = session->next;
+    return session;
+}
+
+static void replace(struct session *session, uint64_t connection)
+{
+    struct service *service = session->service;
+    struct session *old = connection ? session_by_connection(service, connection) : NULL;
+
+    if (!old || old == session)
+        return;
+    engine_party_replace(service->engine, &old->party, &session->party, service->now);
+    service->options.outlet.drop(service->options.outlet.context, old);
+}
+
+static void say_hello(struct session *session, const Idem__V1__Request *request)
+{
+    const struct service *service = session->service;
+    const struct policy *policy = &service->options.policy;
+    Idem__V1__Policy told = IDEM__V1__POLICY__INIT;
+    Idem__V1__HelloResponse hello = IDEM__V1__HELLO_RESPONSE__INIT;
+    Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
+
+    told.keep_ms = policy->keep_ms;
+    told.keep_min_ms = policy->keep_min_ms;
+    told.keep_max_ms = policy->keep_max_ms;
+    told.lease_ms = policy->lease_ms;
+    told.grace_ms = policy->grace_ms;
+    told.if_interrupted = (Idem__V1__IfInterrupted)policy->if_interrupted;
+    hello.server = (char *)(uintptr_t) "idemd " IDEMD_VERSION;
+    hello.instance = service->instance;
+    hello.store_id = store_facts(service->store)->store_id;
+    hello.connection = session->connection;
+    hello.now_ms = service->now->wall_ms;
+    hello.durable = true;
+    hello.max_frame_bytes = service_message_bytes_max(service);
+    hello.max_outcome_bytes = policy->max_outcome_bytes;
+    hello.max_wait_ms = IDEM_WAIT_MS_MAX;
+    hello.policy = &told;
+    response.id = request->id;
+    response.result_case = IDEM__V1__RESPONSE__RESULT_HELLO;
+    response.hello = &hello;
+    answer(session, &response);
+}
+
+static void on_hello(struct session *session, const Idem__V1__Request *request)
+{
+    if (session->greeted) {
+        refuse(session, request->id, CALL_HELLO, CODE_FAILED_PRECONDITION, "HELLO_TWICE", "hello",
+               "hello: a connection says it once");
+        return;
+    }
+    session->greeted = true;
+    replace(session, request->hello->replaces);
+    say_hello(session, request);
+}
+
+struct stats {
+    struct arena *arena;
+    Idem__V1__StatsResponse *response;
+    size_t capacity;
+};
+
+static Idem__V1__Label *make_label(struct arena *arena, const char *name, const char *value)
+{
+    Idem__V1__Label *label = arena_zero(arena, sizeof *label);
+
+    idem__v1__label__init(label);
+    label->name = (char *)(uintptr_t)name;
+    label->value = (char *)(uintptr_t)value;
+    return label;
+}
+
+static void add_metric(void *context, const char *name, const char *label_name, const char *label_value,
+                       const char *label2_name, const char *label2_value, double value, const char *help)
+{
+    struct stats *stats = context;
+    Idem__V1__Metric *metric = arena_zero(stats->arena, sizeof *metric);
+
+    idem__v1__metric__init(metric);
+    metric->name = (char *)(uintptr_t)name;
+    metric->help = (char *)(uintptr_t)help;
+    metric->value = value;
+    metric->labels = arena_zero(stats->arena, 2 * sizeof *metric->labels);
+    if (label_name)
+        metric->labels[metric->n_labels++] = make_label(stats->arena, label_name, label_value);
+    if (label2_name)
+        metric->labels[metric->n_labels++] = make_label(stats->arena, label2_name, label2_value);
+    assert(stats->response->n_metrics < stats->capacity);
+    stats->response->metrics[stats->response->n_metrics++] = metric;
+}
+
+static struct metrics_gauges read_gauges(const struct service *service)
+{
+    const struct engine_counts counts = engine_counts(service->engine);
+    const struct store_space space = store_space(service->store, counts.running + counts.interrupted);
+    const struct service_outlet *outlet = &service->options.outlet;
+    struct metrics_gauges gauges = {
+        .started_ms = service->started_ms,
+        .now_ms = service->now->wall_ms,
+        .running = counts.running,
+        .interrupted = counts.interrupted,
+        .finished = counts.finished,
+        .waiting = counts.waiting,
+        .waiting_bytes = counts.waiting_bytes,
+        .memory_bytes = counts.memory_bytes,
+        .held_bytes = service->held_bytes,
+        .store_used_bytes = space.used_bytes,
+        .store_quota_bytes = space.quota_bytes,
+        .store_full = space.full,
+    };
+
+    outlet->count(outlet->context, &gauges.connections, &gauges.buffered_bytes);
+    return gauges;
+}
+
+static void on_stats(struct session *session, const Idem__V1__Request *request)
+{
+    struct service *service = session->service;
+    const struct metrics_gauges gauges = read_gauges(service);
+    enum { CAPACITY = METRICS_CALLS * METRICS_CODES + METRICS_ANSWERS + 64 };
+    Idem__V1__StatsResponse stats_response = IDEM__V1__STATS_RESPONSE__INIT;
+    Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
+    struct stats stats = {service->arena, &stats_response, CAPACITY};
+
+    stats_response.metrics = arena_zero(service->arena, CAPACITY * sizeof *stats_response.metrics);
+    metrics_each(&service->metrics, &gauges, add_metric, &stats);
+    response.id = request->id;
+    response.result_case = IDEM__V1__RESPONSE__RESULT_STATS;
+    response.stats = &stats_response;
+    answer(session, &response);
+}
+
+/* ---- Messages ------------------------------------------------------------------------- */
+
+static void on_engine_call(struct session *session, const Idem__V1__Request *request, const struct scan_result *scan,
+                           uint64_t read_ms)
+{
+    struct service *service = session->service;
+    const uint64_t deadline_ms = request->timeout_ms ? read_ms + request->timeout_ms : UINT64_MAX;
+    struct call call;
+
+    request_to_call(service->arena, request, scan, &service->options.policy, &call);
+    engine_call(service->engine, &session->party, request->id, &call, deadline_ms, service->now);
+}
+
+static void dispatch(struct session *session, const uint8_t *data, uint32_t size, const struct scan_result *scan,
+                     uint64_t read_ms)
+{
+    const Idem__V1__Request *request = request_unpack(session->service->arena, data, size);
+
+    if (!request) {
+        refuse(session, scan->id, scan->call, CODE_INTERNAL, "UNPACK", NULL, "the request could not be unpacked");
+        return;
+    }
+    if (request->call_case == IDEM__V1__REQUEST__CALL_HELLO)
+        on_hello(session, request);
+    else if (request->call_case == IDEM__V1__REQUEST__CALL_STATS)
+        on_stats(session, request);
+    else
+        on_engine_call(session, request, scan, read_ms);
+}
+
+bool service_message(struct session *session, uint8_t *data, uint32_t size, uint64_t read_ms, const struct now *now)
+{
+    struct service *service = session->service;
+    const struct scan_limits limits = {.keep_ms_min = service->options.policy.keep_min_ms,
+                                       .keep_ms_max = service->options.policy.keep_max_ms};
+    struct scan_result scan;
+    const enum scan_verdict verdict = scan_request(data, size, &limits, &scan);
+
+    service->now = now;
+    if (verdict == SCAN_NOT_A_REQUEST) {
+        service_bad_frame(session, scan.message);
+        return false;
+    }
+    session->open_calls++;
+    if (verdict == SCAN_INVALID)
+        refuse(session, scan.id, scan.call, CODE_INVALID_ARGUMENT, "INVALID_ARGUMENT", scan.field, scan.message);
+    else if (verdict == SCAN_UNIMPLEMENTED)
+        refuse(session, scan.id, 0, CODE_UNIMPLEMENTED, "UNKNOWN_CALL", NULL, "this daemon does not know this call");
+    else
+        dispatch(session, data, size, &scan, read_ms);
+    arena_rewind(service->arena, 0);
+    return true;
+}
+
+void service_bad_frame(struct session *session, const char *message)
+{
+    session->service->metrics.bad_frames++;
+    session->open_calls++;
+    refuse(session, 0, 0, CODE_INVALID_ARGUMENT, "BAD_FRAME", NULL, message);
+}
+
+uint32_t service_message_bytes_max(const struct service *service)
+{
+    return service->options.policy.max_outcome_bytes + IDEM_FRAME_OVERHEAD_BYTES;
+}
+
+/* ---- Sessions ---------------------------------------------------------------------------- */
+
+void service_session_open(struct service *service, struct session *session)
+{
+    *session = (struct session){.service = service, .connection = service->next_connection++};
+    session->next = service->sessions;
+    if (service->sessions)
+        service->sessions->previous = session;
+    service->sessions = session;
+}
+
+void service_session_input_ended(struct session *session, const struct now *now)
+{
+    /* What is withdrawn is never answered. */
+    session->open_calls -= session->party.parked_count;
+    engine_party_close(session->service->engine, &session->party, now);
+}
+
+void service_session_close(struct session *session, const struct now *now)
+{
+    struct service *service = session->service;
+
+    service_session_input_ended(session, now);
+    while (session->held)
+        leave_session(session->held);
+    if (session->previous)
+        session->previous->next = session->next;
+    else
+        service->sessions = session->next;
+    if (session->next)
+        session->next->previous = session->previous;
+    session->service = NULL;
+}
+
+/* ---- Turning ------------------------------------------------------------------------------- */
+
+uint64_t service_turn(struct service *service, const struct now *now, const struct clock_mark *mark)
+{
+    const bool was_busy = store_busy(service->store);
+    uint64_t next_ms;
+
+    service->now = now;
+    next_ms = engine_turn(service->engine, now, mark);
+    if (!was_busy && store_busy(service->store)) {
+        assert(!service->flight.first);
+        if (service->open.first)
+            service->flight = service->open;
+        queue_clear(&service->open);
+        service->flight_end = store_newest_number(service->store);
+    }
+    return next_ms;
+}
+
+void service_stalled(struct service *service, uint64_t stalled_ms)
+{
+    service->metrics.stalls++;
+    service->metrics.stalled_ms += stalled_ms;
+    engine_stalled(service->engine, stalled_ms);
+}
+
+void service_stored(struct service *service, const struct store_event *event, const struct now *now)
+{
+    service->now = now;
+    service->metrics.batches++;
+    service->metrics.swept += event->swept_count;
+    engine_stored(service->engine, event, now);
+    release_flight(service);
+}
+
+void service_drain(struct service *service)
+{
+    engine_drain(service->engine);
+}
+
+uint64_t service_held_bytes(const struct service *service)
+{
+    return service->held_bytes;
+}
+
+/* ---- Opening and closing --------------------------------------------------------------------- */
+
+static void random_bytes(void *out, size_t size)
+{
+    const ssize_t got = getrandom(out, size, 0);
+
+    assert(got == (ssize_t)size);
+}
+
+/* A random high half, so that a connection of an earlier daemon is never taken for one of this. */
+static uint64_t first_connection(void)
+{
+    uint32_t random;
+
+    random_bytes(&random, sizeof random);
+    return (uint64_t)random << 32 | 1;
+}
+
+struct service *service_open(const struct service_options *options, const struct now *now, struct store_error *error)
+{
+    struct service *service = mem_zero(1, sizeof *service);
+    const struct engine_options engine_options = {.store = options->store,
+                                                  .reply = on_reply,
+                                                  .alive = on_alive,
+                                                  .context = service,
+                                                  .unfinished_max = options->unfinished_max};
+
+    service->options = *options;
+    service->store = options->store;
+    service->started_ms = now->wall_ms;
+    queue_clear(&service->open);
+    queue_clear(&service->flight);
+    random_bytes(&service->instance, sizeof service->instance);
+    service->next_connection = first_connection();
+    /* A frame unpacked, what is made of it, and one reply. */
+    service->arena = arena_new((size_t)4 * service_message_bytes_max(service) + 8 * 1024 * 1024);
+    if (!service->arena) {
+        *error = (struct store_error){.exit_code = 71, .message = "no address space for the arena"};
+        goto failed;
+    }
+    service->engine = engine_open(&engine_options, &service->options.policy, now, error);
+    if (!service->engine)
+        goto failed;
+    return service;
+
+failed:
+    service_close(service);
+    return NULL;
+}
+
+static void drop_queue(struct service *service, struct held_queue *queue)
+{
+    struct held *next;
+
+    for (struct held *held = queue->first; held; held = next) {
+        next = held->next;
+        free_held(service, held);
+    }
+    queue_clear(queue);
+}
+
+void service_close(struct service *service)
+{
+    if (!service)
+        return;
+    assert(!service->sessions);
+    drop_queue(service, &service->flight);
+    drop_queue(service, &service->open);
+    engine_close(service->engine);
+    arena_free(service->arena);
+    mem_free(service);
+}

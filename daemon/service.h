@@ -1,0 +1,76 @@
+/* The calls: one table says what each needs and who answers it. The service takes a connection's frames, has the engine
+ * decide, and lets each answer go when what it states is durable. A session is one connection to it. Loop thread only.
+ */
+#ifndef IDEMD_SERVICE_H
+#define IDEMD_SERVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/engine.h"
+#include "daemon/store.h"
+
+struct service;
+struct held;
+
+/* Embedded in its owner; opened by service_session_open. */
+struct session {
+    struct party party; /* first member */
+    struct service *service;
+    uint64_t connection; /* HelloResponse.connection: never given twice */
+    struct session *previous, *next;
+    struct held *held; /* answers that wait for the disk */
+    uint64_t held_bytes;
+    uint32_t open_calls; /* read and not yet answered */
+    bool greeted;
+};
+
+/* What the service needs of whoever owns the sockets. None of them may call the service. */
+struct service_outlet {
+    /* Sends an answer: head is copied, the tail's blob held as long as needed. */
+    void (*send)(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice tail);
+    /* Another connection replaces this one: nothing more is read of it, and it is closed. */
+    void (*drop)(void *context, struct session *session);
+    /* Is its input still open, as far as the socket knows? */
+    bool (*alive)(void *context, struct session *session);
+    /* What the sockets count, for Stats. */
+    void (*count)(void *context, uint64_t *connections, uint64_t *buffered_bytes);
+    void *context;
+};
+
+struct service_options {
+    struct store *store;
+    struct policy policy; /* of every namespace */
+    uint64_t unfinished_max;
+    struct service_outlet outlet;
+};
+
+/* NULL: *error says why. */
+struct service *service_open(const struct service_options *options, const struct now *now, struct store_error *error);
+void service_close(struct service *service); /* NULL is fine; sessions are closed before */
+
+void service_session_open(struct service *service, struct session *session);
+/* The input of its connection ended: what it parked is withdrawn. Other calls are still answered. */
+void service_session_input_ended(struct session *session, const struct now *now);
+/* The connection is gone; answers to it are dropped. */
+void service_session_close(struct session *session, const struct now *now);
+
+/* Decides one message (a frame without its header), which may be changed. read_ms: boot time at which it was read.
+ * False: it was no Request; the answer that says so was sent, and the connection is to be closed after it. */
+bool service_message(struct session *session, uint8_t *data, uint32_t size, uint64_t read_ms, const struct now *now);
+/* The largest message it takes, which a frame may announce. */
+uint32_t service_message_bytes_max(const struct service *service);
+/* Says that a frame could not be read (id 0). The connection is to be closed after it. */
+void service_bad_frame(struct session *session, const char *message);
+
+/* Once a turn, after all messages; see engine_turn. */
+uint64_t service_turn(struct service *service, const struct now *now, const struct clock_mark *mark);
+void service_stalled(struct service *service, uint64_t stalled_ms);
+/* What store_poll said: lets answers go. */
+void service_stored(struct service *service, const struct store_event *event, const struct now *now);
+/* Answers everything that waits with UNAVAILABLE. */
+void service_drain(struct service *service);
+/* Bytes of answers that wait for the disk. */
+uint64_t service_held_bytes(const struct service *service);
+
+#endif
