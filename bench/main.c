@@ -1,0 +1,173 @@
+/* idem-bench: options, one load, its figures as text and JSON. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench/load.h"
+
+static const char usage[] =
+    "usage: idem-bench --target idem:ADDRESS|redis:ADDRESS --scenario claim|cycle|replay|mixed|hot-key\n"
+    "                  [--connections N] [--pipeline N] [--rate R] [--seconds S] [--body-bytes N]\n"
+    "                  [--keys N] [--first-key N] [--json FILE]\n"
+    "\n"
+    "  --target       what is measured; ADDRESS is unix:/path or tcp:host:port\n"
+    "  --scenario     claim: new keys; cycle: claim, then complete; replay: ask for what is stored;\n"
+    "                 mixed: nine in ten ask for what is stored; hot-key: all wait for the same key\n"
+    "  --connections  1 .. 10000 (50)\n"
+    "  --pipeline     requests in flight on each, 1 .. 1000 (1)\n"
+    "  --rate         operations a second, sent at fixed times (open loop); without it as fast as answers come\n"
+    "  --seconds      how long, 0.1 .. 3600 (5)\n"
+    "  --body-bytes   of an outcome, 0 .. 1048576 (0)\n"
+    "  --keys         replay, mixed: how many are stored first (10000); claim, cycle: end after so many\n"
+    "  --first-key    number of the first key; by default one that no earlier run had\n"
+    "  --json         write the figures to FILE (-: standard output)\n";
+
+static _Noreturn void misuse(const char *what, const char *value)
+{
+    fprintf(stderr, "idem-bench: %s: %s\n%s", what, value, usage);
+    exit(64);
+}
+
+static double number(const char *option, const char *text, double least, double most)
+{
+    char *end;
+    const double value = strtod(text, &end);
+
+    if (*text == '\0' || *end != '\0' || !(value >= least && value <= most)) {
+        fprintf(stderr, "idem-bench: --%s: %s is not a number from %g to %g\n", option, text, least, most);
+        exit(64);
+    }
+    return value;
+}
+
+static void set_target(struct load_options *options, const char *text)
+{
+    const char *colon = strchr(text, ':');
+    const struct target *const targets[] = {&target_idem, &target_redis};
+
+    for (size_t i = 0; colon && i < sizeof targets / sizeof targets[0]; i++)
+        if (strlen(targets[i]->name) == (size_t)(colon - text) &&
+            strncmp(targets[i]->name, text, (size_t)(colon - text)) == 0) {
+            options->target = targets[i];
+            options->address = colon + 1;
+            return;
+        }
+    misuse("--target", text);
+}
+
+static enum load_scenario scenario_of(const char *text)
+{
+    static const char *const names[] = {"claim", "cycle", "replay", "mixed", "hot-key"};
+
+    for (int i = 0; i < 5; i++)
+        if (strcmp(text, names[i]) == 0)
+            return (enum load_scenario)i;
+    misuse("--scenario", text);
+}
+
+static double us(const struct load_result *result, double part)
+{
+    return (double)histogram_quantile(&result->latency_ns, part) / 1000;
+}
+
+static void print_json(FILE *out, const struct load_result *result)
+{
+    fprintf(out,
+            "{\"operations\": %llu, \"errors\": %llu, \"seconds\": %.3f, \"per_second\": %.1f, \"p50_us\": %.1f, "
+            "\"p90_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, \"p9999_us\": %.1f, \"max_us\": %.1f}\n",
+            (unsigned long long)result->operations, (unsigned long long)result->errors, result->seconds,
+            (double)result->operations / result->seconds, us(result, .5), us(result, .9), us(result, .99),
+            us(result, .999), us(result, .9999), us(result, 1));
+}
+
+static void print_text(const struct load_result *result)
+{
+    printf("%.0f operations/s  (%llu in %.2f s, %llu errors)\n", (double)result->operations / result->seconds,
+           (unsigned long long)result->operations, result->seconds, (unsigned long long)result->errors);
+    printf("latency in us:  p50 %.0f  p90 %.0f  p99 %.0f  p99.9 %.0f  p99.99 %.0f  max %.0f\n", us(result, .5),
+           us(result, .9), us(result, .99), us(result, .999), us(result, .9999), us(result, 1));
+}
+
+static bool write_json(const char *path, const struct load_result *result)
+{
+    FILE *out = strcmp(path, "-") == 0 ? stdout : fopen(path, "w");
+
+    if (!out) {
+        fprintf(stderr, "idem-bench: %s: cannot be written\n", path);
+        return false;
+    }
+    print_json(out, result);
+    return out == stdout || fclose(out) == 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"target", 1, 0, 't'},    {"scenario", 1, 0, 's'}, {"connections", 1, 0, 'c'}, {"pipeline", 1, 0, 'p'},
+        {"rate", 1, 0, 'r'},      {"seconds", 1, 0, 'S'},  {"body-bytes", 1, 0, 'b'},  {"keys", 1, 0, 'k'},
+        {"first-key", 1, 0, 'f'}, {"json", 1, 0, 'j'},     {"help", 0, 0, 'h'},        {0, 0, 0, 0}};
+    struct load_options options = {.connections = 50, .pipeline = 1, .seconds = 5, .progress = isatty(2)};
+    const char *json = NULL, *scenario = NULL;
+    static struct load_result result;
+    int option;
+
+    while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
+        switch (option) {
+        case 't':
+            set_target(&options, optarg);
+            break;
+        case 's':
+            scenario = optarg;
+            options.scenario = scenario_of(optarg);
+            break;
+        case 'c':
+            options.connections = (uint32_t)number("connections", optarg, 1, 10000);
+            break;
+        case 'p':
+            options.pipeline = (uint32_t)number("pipeline", optarg, 1, 1000);
+            break;
+        case 'r':
+            options.rate = number("rate", optarg, 0.001, 1e7);
+            break;
+        case 'S':
+            options.seconds = number("seconds", optarg, 0.1, 3600);
+            break;
+        case 'b':
+            options.body_bytes = (uint32_t)number("body-bytes", optarg, 0, 1048576);
+            break;
+        case 'k':
+            options.keys = (uint64_t)number("keys", optarg, 1, 1e9);
+            break;
+        case 'f':
+            options.first_key = (uint64_t)number("first-key", optarg, 0, 1e18);
+            break;
+        case 'j':
+            json = optarg;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            return 0;
+        default:
+            fputs(usage, stderr);
+            return 64;
+        }
+    }
+    if (optind < argc)
+        misuse("not an option", argv[optind]);
+    if (!options.target || !scenario)
+        misuse("missing", options.target ? "--scenario" : "--target");
+    if (!options.first_key) /* seconds and the process: a run's keys are its own */
+        options.first_key = ((uint64_t)getpid() << 40) + 1;
+    if (!options.keys && (options.scenario == LOAD_REPLAY || options.scenario == LOAD_MIXED))
+        options.keys = 10000;
+    if (!load_run(&options, &result))
+        return 69;
+    if (!json || strcmp(json, "-") != 0)
+        print_text(&result);
+    if (json && !write_json(json, &result))
+        return 73;
+    return result.errors ? 70 : 0;
+}
