@@ -1,0 +1,83 @@
+/* Reading clocks, and the rule by which retention goes on over a restart. */
+#include "daemon/clock.h"
+
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t read_ms(clockid_t id)
+{
+    struct timespec time;
+
+    clock_gettime(id, &time);
+    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+}
+
+static bool same_boot(const struct clock_mark *a, const struct clock_mark *b)
+{
+    static const uint8_t unknown[sizeof a->boot_id];
+
+    return memcmp(a->boot_id, b->boot_id, sizeof unknown) == 0 && memcmp(a->boot_id, unknown, sizeof unknown) != 0;
+}
+
+uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark *here, uint64_t reboot_ms_max)
+{
+    uint64_t advance_ms;
+
+    if (same_boot(mark, here)) {
+        advance_ms = here->boot_ms > mark->boot_ms ? here->boot_ms - mark->boot_ms : 0;
+    } else {
+        advance_ms = here->wall_ms > mark->wall_ms ? here->wall_ms - mark->wall_ms : 0;
+        if (advance_ms > reboot_ms_max)
+            advance_ms = reboot_ms_max;
+    }
+    return mark->retention_ms + advance_ms;
+}
+
+/* "3f2504e0-4f89-11d3-9a0c-0305e82c3301" as sixteen bytes; zeros where it is not to be had. */
+static void read_boot_id(uint8_t id[16])
+{
+    char text[64];
+    const int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    const ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    int count = 0;
+
+    memset(id, 0, 16);
+    if (fd >= 0)
+        close(fd);
+    if (size <= 0)
+        return;
+    text[size] = '\0';
+    for (const char *at = text; *at && count < 16; at++) {
+        unsigned byte;
+        if (*at == '-')
+            continue;
+        if (sscanf(at, "%2x", &byte) != 1)
+            break;
+        id[count++] = (uint8_t)byte;
+        at++;
+    }
+}
+
+void clock_read_mark(struct clock_mark *mark)
+{
+    *mark = (struct clock_mark){.wall_ms = read_ms(CLOCK_REALTIME), .boot_ms = read_ms(CLOCK_BOOTTIME)};
+    read_boot_id(mark->boot_id);
+}
+
+void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms)
+{
+    clock->retention_minus_boot_ms = retention_ms - boot_ms;
+}
+
+struct now clock_now(const struct clock *clock)
+{
+    const uint64_t boot_ms = read_ms(CLOCK_BOOTTIME);
+
+    return (struct now){.boot_ms = boot_ms,
+                        .wall_ms = read_ms(CLOCK_REALTIME),
+                        .retention_ms = boot_ms + clock->retention_minus_boot_ms};
+}
