@@ -258,7 +258,6 @@ uint64_t index_find(const struct index *index, uint64_t hash, struct index_curso
         if (i == ENTRIES - 1)
             bucket = next_of(index, bucket);
     }
-    cursor->step--;
     return 0;
 }
 
