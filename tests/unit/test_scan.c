@@ -93,6 +93,8 @@ static void unknown_call_is_unimplemented(void **state)
     assert_int_equal(result.call, 0);
     assert_string_equal(result.field, "call");
     assert_string_equal(result.message, "call is not known here: it is field 23");
+    assert_int_equal(SCAN("\x08\x07\xba\x01\x02hi\xc2\x01\x00"), SCAN_UNIMPLEMENTED); /* and 24: the first is told */
+    assert_string_equal(result.message, "call is not known here: it is field 23");
     assert_int_equal(SCAN("\xba\x01\x02hi\x08\x07"), SCAN_UNIMPLEMENTED);
     assert_int_equal(result.id, 7);
     assert_int_equal(SCAN("\x08\x07\xb8\x01\x05"), SCAN_UNIMPLEMENTED);
