@@ -429,9 +429,7 @@ static void bytes_that_start_or_end_no_character(void **state)
 
 static void with_bad_text(const char *path, const ProtobufCFieldDescriptor *field)
 {
-    static const char *const texts[] = {"ab\xff"
-                                        "cd",
-                                        "\xed\xa0\x80", "ab\0cd", "\0"};
+    static const char *const texts[] = {"ab\xffxy", "\xed\xa0\x80", "ab\0cd", "\0"};
     static const size_t text_bytes[] = {5, 3, 5, 1};
 
     if (field->type != PROTOBUF_C_TYPE_STRING)
