@@ -336,3 +336,8 @@ enum record_check record_decode(struct bytes data, struct record *record)
     *record = head;
     return RECORD_BAD_REST;
 }
+
+uint32_t record_values_bytes(struct bytes data)
+{
+    return data.size < RECORD_HEAD_BYTES ? 0 : load32(data.data + 40);
+}

@@ -102,4 +102,8 @@ enum record_check record_decode(struct bytes data, struct record *record);
 /* Only the head: hash, state, expires_ms, life, body_place. RECORD_GOOD says nothing of the rest. */
 enum record_check record_decode_head(struct bytes data, struct record *record);
 
+/* From an encoded record that may be damaged: the bytes of its values beside it, as its head says; 0 where it is too
+ * short. */
+uint32_t record_values_bytes(struct bytes data);
+
 #endif

@@ -143,7 +143,7 @@ enum store_read store_read_finished(struct store *store, uint64_t place, struct 
 /* Reads a value of exactly `size` bytes to `out`. key is a place or a life. */
 enum store_read store_read_value(struct store *store, uint64_t key, enum blob_kind kind, uint32_t size, uint8_t *out);
 /* Visits finished records from `place` on, in order, until `visit` returns false or `records_max` were seen. Returns
- * the place to go on from, 0 at the end. */
+ * the place to go on from - the one at which it stopped, which counts as not visited - or 0 at the end. */
 uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
                              bool (*visit)(void *context, uint64_t place, struct bytes record), void *context);
 /* Lets the snapshot go. Called at the end of every turn, before the loop waits. */

@@ -1,0 +1,67 @@
+/* The store's four LMDB tables: what is in them, how a batch is applied, how a record is read.
+ *
+ *     finished    place (8 bytes, MDB_INTEGERKEY)                      -> record
+ *     unfinished  life (8 bytes, MDB_INTEGERKEY)                       -> record
+ *     chunks      place or life (8 bytes), kind (1), chunk (3), big-endian -> XXH3-64 (8 bytes), at most 4,072 bytes of
+ * a value meta        "format", "store_id", "secret", "state"              -> see tables.c
+ *
+ * A chunk fills one overflow page at most. Its checksum is seeded with its key, so that a chunk at a wrong place is
+ * noticed. */
+#ifndef IDEMD_TABLES_H
+#define IDEMD_TABLES_H
+
+#include <lmdb.h>
+
+#include "daemon/batch.h"
+#include "daemon/store.h"
+
+enum {
+    TABLES_CHUNK_BYTES = 4072,
+    TABLES_PAGE_BYTES = 4096,
+};
+/* Lives are below this, places above. */
+#define TABLES_FIRST_PLACE (1ull << 53)
+
+struct tables {
+    MDB_env *env;
+    MDB_dbi finished, unfinished, chunks, meta;
+};
+
+/* What "meta" says of the store's state. */
+struct tables_state {
+    uint64_t next_number;
+    struct clock_mark mark;
+};
+
+/* Opens DIR/store (path). false: *error, 65 where it is not a store of ours or of another version. */
+bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
+                 struct store_error *error);
+void tables_close(struct tables *tables); /* not open: fine */
+/* Makes the tables of a new store. */
+bool tables_create(struct tables *tables, const struct store_facts *facts, uint64_t next_number,
+                   struct store_error *error);
+/* Reads what is known of the store. */
+bool tables_read_facts(struct tables *tables, struct store_facts *facts, uint64_t *next_number,
+                       struct store_error *error);
+
+/* Applies one sealed batch in one transaction, sweeping included. Swept places go to `swept`, which holds
+ * TABLES_SWEPT_MAX. Returns 0 or LMDB's or errno's error: then nothing may be assumed of the disk. */
+enum { TABLES_SWEPT_MAX = 4096 };
+int tables_apply(struct tables *tables, const uint8_t *batch, uint32_t size, struct store_swept *swept,
+                 uint32_t *swept_count);
+
+/* As of now, in a transaction of the calling thread: pages in use, the first place there is (0: none). Returns 0 or an
+ * error. */
+int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_place);
+
+enum store_read tables_read_finished(const struct tables *tables, MDB_txn *txn, uint64_t place, struct bytes *record);
+enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uint64_t key, enum blob_kind kind,
+                                  uint32_t size, uint8_t *out);
+/* The largest place of these seconds in use, by a record or a value; 0 where there is none. Returns 0 or an error. */
+int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t seconds, uint64_t *place);
+
+/* A chunk's key and what it says; for checking. False: not a key of ours. */
+bool tables_chunk_key(const MDB_val *key, uint64_t *owner, unsigned *kind, uint32_t *chunk);
+bool tables_chunk_good(const MDB_val *key, const MDB_val *value);
+
+#endif
