@@ -1,0 +1,42 @@
+/* One table: an error's name and class. */
+#include "client/idem.h"
+
+static const struct {
+    const char *name;
+    idem_class class;
+} errors[] = {
+    [IDEM_OK] = {"IDEM_OK", IDEM_CLASS_OK},
+    [IDEM_ERR_MISUSE] = {"IDEM_ERR_MISUSE", IDEM_CLASS_MISUSE},
+    [IDEM_ERR_ADDRESS] = {"IDEM_ERR_ADDRESS", IDEM_CLASS_MISUSE},
+    [IDEM_ERR_NO_MEMORY] = {"IDEM_ERR_NO_MEMORY", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_UNREACHABLE] = {"IDEM_ERR_UNREACHABLE", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_LOST] = {"IDEM_ERR_LOST", IDEM_CLASS_UNKNOWN},
+    [IDEM_ERR_PROTOCOL] = {"IDEM_ERR_PROTOCOL", IDEM_CLASS_UNKNOWN},
+    [IDEM_ERR_INVALID_ARGUMENT] = {"IDEM_ERR_INVALID_ARGUMENT", IDEM_CLASS_MISUSE},
+    [IDEM_ERR_UNAUTHENTICATED] = {"IDEM_ERR_UNAUTHENTICATED", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_PERMISSION_DENIED] = {"IDEM_ERR_PERMISSION_DENIED", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_NOT_FOUND] = {"IDEM_ERR_NOT_FOUND", IDEM_CLASS_FINAL},
+    [IDEM_ERR_FAILED_PRECONDITION] = {"IDEM_ERR_FAILED_PRECONDITION", IDEM_CLASS_FINAL},
+    [IDEM_ERR_RESOURCE_EXHAUSTED] = {"IDEM_ERR_RESOURCE_EXHAUSTED", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_DEADLINE_EXCEEDED] = {"IDEM_ERR_DEADLINE_EXCEEDED", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_CANCELLED] = {"IDEM_ERR_CANCELLED", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_UNIMPLEMENTED] = {"IDEM_ERR_UNIMPLEMENTED", IDEM_CLASS_NOT_DONE},
+    [IDEM_ERR_DATA_LOSS] = {"IDEM_ERR_DATA_LOSS", IDEM_CLASS_FINAL},
+    [IDEM_ERR_UNAVAILABLE] = {"IDEM_ERR_UNAVAILABLE", IDEM_CLASS_UNKNOWN},
+    [IDEM_ERR_INTERNAL] = {"IDEM_ERR_INTERNAL", IDEM_CLASS_UNKNOWN},
+};
+
+static bool known(idem_error error)
+{
+    return (unsigned)error < sizeof errors / sizeof errors[0];
+}
+
+const char *idem_error_name(idem_error error)
+{
+    return known(error) ? errors[error].name : "unknown error";
+}
+
+idem_class idem_error_class(idem_error error)
+{
+    return known(error) ? errors[error].class : IDEM_CLASS_UNKNOWN;
+}
