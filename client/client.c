@@ -287,7 +287,7 @@ static idem_error send_request(idem_client *client, const Idem__V1__Request *req
     idem__v1__request__pack(request, frame + IDEM_FRAME_HEADER_BYTES);
     sent = transport_send(client->fd, frame, IDEM_FRAME_HEADER_BYTES + size, deadline_ms);
     idem__free(frame);
-    return sent ? IDEM_OK : IDEM_ERR_LOST;
+    return sent ? IDEM_OK : client_fail(client, IDEM_ERR_LOST, strerror(errno));
 }
 
 /* Waits for the answer to one call. Answers to others are to calls that are no more: thrown away. */

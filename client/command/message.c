@@ -1,0 +1,558 @@
+/* Messages by their descriptors, so that a field that the protocol gains is an option, a line and a JSON member without
+ * a line here.
+ *
+ * Options: a field's name with dashes. Times that end in _ms lose that and are durations, but for moments, which are
+ * Unix time in ms. Enum values are written in lower case without their prefix. Bytes are taken as they are; "hex:00ff"
+ * is hex, "@FILE" a file's content ("@-" standard input). Replies print bytes the same way, so that what was printed
+ * can be given. */
+#include "client/command/command.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { VALUE_BYTES_MAX = 64 * 1024 * 1024, NAME_CHARS = 64 };
+
+static void *field_at(const ProtobufCMessage *message, size_t offset)
+{
+    return (char *)(uintptr_t)message + offset;
+}
+
+static bool ends_in(const char *text, const char *end)
+{
+    const size_t size = strlen(text), end_size = strlen(end);
+
+    return size >= end_size && strcmp(text + size - end_size, end) == 0;
+}
+
+/* A moment, not a length of time. */
+static bool is_moment(const char *name)
+{
+    static const char *const moments[] = {"first_sent_ms",  "now_ms",  "begun_ms",
+                                          "interrupted_ms", "done_ms", "expires_ms"};
+
+    for (size_t i = 0; i < sizeof moments / sizeof moments[0]; i++)
+        if (strcmp(name, moments[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool is_duration(const ProtobufCFieldDescriptor *field)
+{
+    return ends_in(field->name, "_ms") && !is_moment(field->name);
+}
+
+/* The option of a field: lease_ms -> lease, attempt_id -> attempt-id. */
+static void option_name(const ProtobufCFieldDescriptor *field, char name[NAME_CHARS])
+{
+    snprintf(name, NAME_CHARS, "%s", field->name);
+    if (is_duration(field))
+        name[strlen(name) - 3] = '\0';
+    for (char *at = name; *at; at++)
+        if (*at == '_')
+            *at = '-';
+    if (strcmp(field->name, "other_fingerprints") == 0)
+        strcpy(name, "other-fingerprint"); /* given once for each */
+    if (strcmp(field->name, "attributes") == 0)
+        strcpy(name, "attribute");
+}
+
+/* ---- Reading values --------------------------------------------------------------- */
+
+static void *need(void *memory)
+{
+    if (!memory) {
+        command_say("out of memory");
+        exit(71);
+    }
+    return memory;
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
+
+static const char *read_hex(const char *text, ProtobufCBinaryData *data)
+{
+    const size_t size = strlen(text);
+
+    if (size % 2)
+        return "hex has two digits a byte";
+    data->data = need(malloc(size / 2 + 1));
+    data->len = size / 2;
+    for (size_t i = 0; i < data->len; i++) {
+        const int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+        if (high < 0 || low < 0)
+            return "not hex";
+        data->data[i] = (uint8_t)(high << 4 | low);
+    }
+    return NULL;
+}
+
+static const char *read_file(const char *path, ProtobufCBinaryData *data)
+{
+    const int fd = strcmp(path, "-") == 0 ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return strerror(errno);
+    data->data = command_read_all(fd, VALUE_BYTES_MAX, &data->len);
+    const int failed = errno;
+    if (fd != STDIN_FILENO)
+        close(fd);
+    return data->data ? NULL : strerror(failed);
+}
+
+static const char *read_bytes(const char *text, ProtobufCBinaryData *data)
+{
+    if (strncmp(text, "hex:", 4) == 0)
+        return read_hex(text + 4, data);
+    if (text[0] == '@')
+        return read_file(text + 1, data);
+    *data = (ProtobufCBinaryData){strlen(text), (uint8_t *)need(strdup(text))};
+    return NULL;
+}
+
+static const char *read_number(const char *text, uint64_t most, uint64_t *number)
+{
+    char *end;
+
+    errno = 0;
+    *number = strtoull(text, &end, 10);
+    return !isdigit((unsigned char)*text) || *end || errno || *number > most ? "not a number, or too large" : NULL;
+}
+
+static const char *read_signed(const char *text, int32_t *number)
+{
+    char *end;
+
+    errno = 0;
+    const long value = strtol(text, &end, 10);
+    *number = (int32_t)value;
+    return !*text || *end || errno || value != *number ? "not a number of 32 bits" : NULL;
+}
+
+/* "IF_INTERRUPTED_TAKE_OVER" of enum IfInterrupted -> "take-over". */
+static void enum_word(const ProtobufCEnumDescriptor *descriptor, const char *name, char word[NAME_CHARS])
+{
+    char prefix[NAME_CHARS];
+    size_t size = 0;
+
+    for (const char *at = descriptor->short_name; *at && size < NAME_CHARS - 2; at++) {
+        if (isupper((unsigned char)*at) && at != descriptor->short_name)
+            prefix[size++] = '_';
+        prefix[size++] = (char)toupper((unsigned char)*at);
+    }
+    prefix[size++] = '_';
+    if (strncmp(name, prefix, size) == 0)
+        name += size;
+    for (size = 0; name[size] && size < NAME_CHARS - 1; size++)
+        word[size] = name[size] == '_' ? '-' : (char)tolower((unsigned char)name[size]);
+    word[size] = '\0';
+}
+
+static const char *read_enum(const ProtobufCEnumDescriptor *descriptor, const char *text, uint32_t *number)
+{
+    static char wrong[256];
+    size_t size = 0;
+
+    for (unsigned i = 0; i < descriptor->n_values; i++) {
+        char word[NAME_CHARS];
+        enum_word(descriptor, descriptor->values[i].name, word);
+        if (strcmp(word, text) == 0) {
+            *number = (uint32_t)descriptor->values[i].value;
+            return NULL;
+        }
+        if (strcmp(word, "unspecified") != 0 && size < sizeof wrong - NAME_CHARS)
+            size += (size_t)snprintf(wrong + size, sizeof wrong - size, "%s%s", size ? ", " : "one of ", word);
+    }
+    return wrong;
+}
+
+static const char *read_time(const ProtobufCFieldDescriptor *field, const char *text, uint64_t most, uint64_t *number)
+{
+    if (is_duration(field))
+        return command_duration(text, most, number) ? NULL : "write a duration as 500ms, 30s, 5m, 24h, 7d";
+    return read_number(text, most, number);
+}
+
+static const char *set_scalar(const ProtobufCFieldDescriptor *field, void *at, const char *value)
+{
+    uint64_t number;
+    const char *wrong = NULL;
+
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_STRING:
+        *(char **)at = need(strdup(value));
+        return NULL;
+    case PROTOBUF_C_TYPE_BYTES:
+        return read_bytes(value, at);
+    case PROTOBUF_C_TYPE_ENUM:
+        return read_enum(field->descriptor, value, at);
+    case PROTOBUF_C_TYPE_SINT32:
+        return read_signed(value, at);
+    case PROTOBUF_C_TYPE_BOOL:
+        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+            return "true or false";
+        *(protobuf_c_boolean *)at = value[0] == 't';
+        return NULL;
+    case PROTOBUF_C_TYPE_UINT32:
+        if (!(wrong = read_time(field, value, UINT32_MAX, &number)))
+            *(uint32_t *)at = (uint32_t)number;
+        return wrong;
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        return read_time(field, value, UINT64_MAX, at);
+    default:
+        return "cannot be given here";
+    }
+}
+
+/* name=value */
+static const char *set_attribute(ProtobufCMessage *attribute, const char *value)
+{
+    const char *equals = strchr(value, '=');
+
+    if (!equals)
+        return "write it as NAME=VALUE";
+    char *name = need(strndup(value, (size_t)(equals - value)));
+    const ProtobufCFieldDescriptor *fields = attribute->descriptor->fields;
+    *(char **)field_at(attribute, fields[0].offset) = name;
+    return read_bytes(equals + 1, field_at(attribute, fields[1].offset));
+}
+
+static ProtobufCMessage *new_message(const ProtobufCMessageDescriptor *descriptor)
+{
+    ProtobufCMessage *message = need(calloc(1, descriptor->sizeof_message));
+
+    descriptor->message_init(message);
+    return message;
+}
+
+static const char *append(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, const char *value)
+{
+    size_t *count = field_at(message, field->quantifier_offset);
+    void **array = field_at(message, field->offset);
+
+    if (field->type == PROTOBUF_C_TYPE_BYTES) {
+        ProtobufCBinaryData *all = need(realloc(*array, (*count + 1) * sizeof *all));
+        *array = all;
+        return read_bytes(value, &all[(*count)++]);
+    }
+    assert(field->type == PROTOBUF_C_TYPE_MESSAGE);
+    ProtobufCMessage **all = need(realloc(*array, (*count + 1) * sizeof(void *)));
+    *array = all;
+    all[*count] = new_message(field->descriptor);
+    return set_attribute(all[(*count)++], value);
+}
+
+const char *message_set(ProtobufCMessage *message, const char *name, const char *value, bool *known)
+{
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
+        char option[NAME_CHARS];
+
+        if (field->type == PROTOBUF_C_TYPE_MESSAGE && field->label != PROTOBUF_C_LABEL_REPEATED) {
+            ProtobufCMessage **inner = field_at(message, field->offset);
+            ProtobufCMessage *tried = *inner ? *inner : new_message(field->descriptor);
+            const char *wrong = message_set(tried, name, value, known);
+            if (*known)
+                *inner = tried;
+            else if (!*inner)
+                free(tried);
+            if (*known)
+                return wrong;
+            continue;
+        }
+        option_name(field, option);
+        if (strcmp(option, name) != 0)
+            continue;
+        *known = true;
+        return field->label == PROTOBUF_C_LABEL_REPEATED ? append(message, field, value)
+                                                         : set_scalar(field, field_at(message, field->offset), value);
+    }
+    *known = false;
+    return NULL;
+}
+
+static const char *kind_of(const ProtobufCFieldDescriptor *field)
+{
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_STRING:
+        return "TEXT";
+    case PROTOBUF_C_TYPE_BYTES:
+        return "BYTES";
+    case PROTOBUF_C_TYPE_BOOL:
+        return "true|false";
+    case PROTOBUF_C_TYPE_ENUM:
+        return "WORD";
+    case PROTOBUF_C_TYPE_MESSAGE:
+        return "NAME=BYTES";
+    default:
+        return is_duration(field) ? "D" : "N";
+    }
+}
+
+void message_print_help(FILE *out, const ProtobufCMessageDescriptor *descriptor)
+{
+    for (unsigned i = 0; i < descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
+        char option[NAME_CHARS];
+
+        if (field->type == PROTOBUF_C_TYPE_MESSAGE && field->label != PROTOBUF_C_LABEL_REPEATED) {
+            message_print_help(out, field->descriptor);
+            continue;
+        }
+        option_name(field, option);
+        fprintf(out, "  --%s %s%s\n", option, kind_of(field),
+                field->label == PROTOBUF_C_LABEL_REPEATED ? " (may be given several times)" : "");
+    }
+}
+
+/* ---- Printing ------------------------------------------------------------------------------ */
+
+static bool is_default(const ProtobufCFieldDescriptor *field, const void *at)
+{
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_STRING:
+        return !*(char *const *)at || !**(char *const *)at;
+    case PROTOBUF_C_TYPE_BYTES:
+        return ((const ProtobufCBinaryData *)at)->len == 0;
+    case PROTOBUF_C_TYPE_MESSAGE:
+        return !*(void *const *)at;
+    case PROTOBUF_C_TYPE_BOOL:
+        return !*(const protobuf_c_boolean *)at;
+    case PROTOBUF_C_TYPE_DOUBLE: {
+        uint64_t bits;
+        memcpy(&bits, at, sizeof bits);
+        return bits == 0;
+    }
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        return *(const uint64_t *)at == 0;
+    default:
+        return *(const uint32_t *)at == 0;
+    }
+}
+
+static const char *enum_name(const ProtobufCFieldDescriptor *field, const void *at)
+{
+    const ProtobufCEnumValue *value = protobuf_c_enum_descriptor_get_value(field->descriptor, *(const int *)at);
+
+    return value ? value->name : NULL;
+}
+
+/* How one element lies in a repeated field's array. */
+static size_t element_bytes(const ProtobufCFieldDescriptor *field)
+{
+    return field->type == PROTOBUF_C_TYPE_BYTES ? sizeof(ProtobufCBinaryData) : sizeof(void *);
+}
+
+static void print_text_bytes(FILE *out, const ProtobufCBinaryData *data)
+{
+    bool plain = !(data->len >= 4 && memcmp(data->data, "hex:", 4) == 0) && !(data->len && data->data[0] == '@');
+
+    for (size_t i = 0; i < data->len && plain; i++)
+        plain = data->data[i] >= ' ' && data->data[i] < 0x7f;
+    if (plain) {
+        fwrite(data->data, 1, data->len, out);
+        return;
+    }
+    fputs("hex:", out);
+    for (size_t i = 0; i < data->len; i++)
+        fprintf(out, "%02x", data->data[i]);
+}
+
+static void print_text_string(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        if ((unsigned char)*text < ' ' || *text == '\\')
+            fprintf(out, "\\x%02x", (unsigned char)*text);
+        else
+            fputc(*text, out);
+    }
+}
+
+static void print_number(FILE *out, const ProtobufCFieldDescriptor *field, const void *at)
+{
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_DOUBLE:
+        fprintf(out, "%.17g", *(const double *)at);
+        break;
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        fprintf(out, "%" PRIu64, *(const uint64_t *)at);
+        break;
+    case PROTOBUF_C_TYPE_SINT32:
+        fprintf(out, "%" PRId32, *(const int32_t *)at);
+        break;
+    default:
+        fprintf(out, "%" PRIu32, *(const uint32_t *)at);
+    }
+}
+
+static void print_text(FILE *out, const char *prefix, const ProtobufCMessage *message);
+
+static void print_text_value(FILE *out, const char *name, const ProtobufCFieldDescriptor *field, const void *at)
+{
+    char word[NAME_CHARS];
+
+    if (field->type == PROTOBUF_C_TYPE_MESSAGE) {
+        print_text(out, name, *(ProtobufCMessage *const *)at);
+        return;
+    }
+    fprintf(out, "%s ", name);
+    if (field->type == PROTOBUF_C_TYPE_STRING) {
+        print_text_string(out, *(char *const *)at);
+    } else if (field->type == PROTOBUF_C_TYPE_BYTES) {
+        print_text_bytes(out, at);
+    } else if (field->type == PROTOBUF_C_TYPE_BOOL) {
+        fputs("true", out);
+    } else if (field->type == PROTOBUF_C_TYPE_ENUM && enum_name(field, at)) {
+        enum_word(field->descriptor, enum_name(field, at), word);
+        fputs(word, out);
+    } else {
+        print_number(out, field, at);
+    }
+    fputc('\n', out);
+}
+
+static void print_text(FILE *out, const char *prefix, const ProtobufCMessage *message)
+{
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
+        void *at = field_at(message, field->offset);
+        char name[512];
+
+        if (field->label != PROTOBUF_C_LABEL_REPEATED) {
+            snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", field->name);
+            if (!is_default(field, at))
+                print_text_value(out, name, field, at);
+            continue;
+        }
+        const size_t count = *(const size_t *)field_at(message, field->quantifier_offset);
+        for (size_t k = 0; k < count; k++) {
+            snprintf(name, sizeof name, "%s%s%s.%zu", prefix, *prefix ? "." : "", field->name, k);
+            print_text_value(out, name, field, *(char **)at + k * element_bytes(field));
+        }
+    }
+}
+
+void message_print_text(FILE *out, const ProtobufCMessage *message)
+{
+    print_text(out, "", message);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------- */
+
+static void print_json_string(FILE *out, const char *text)
+{
+    fputc('"', out);
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\')
+            fprintf(out, "\\%c", *text);
+        else if ((unsigned char)*text < ' ')
+            fprintf(out, "\\u%04x", (unsigned char)*text);
+        else
+            fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+static void print_base64(FILE *out, const ProtobufCBinaryData *data)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    fputc('"', out);
+    for (size_t i = 0; i < data->len; i += 3) {
+        const size_t left = data->len - i;
+        const uint32_t group = (uint32_t)data->data[i] << 16 | (left > 1 ? (uint32_t)data->data[i + 1] << 8 : 0) |
+                               (left > 2 ? data->data[i + 2] : 0);
+        fputc(digits[group >> 18], out);
+        fputc(digits[group >> 12 & 63], out);
+        fputc(left > 1 ? digits[group >> 6 & 63] : '=', out);
+        fputc(left > 2 ? digits[group & 63] : '=', out);
+    }
+    fputc('"', out);
+}
+
+static void print_json_name(FILE *out, const char *name)
+{
+    fputc('"', out);
+    for (; *name; name++) {
+        if (*name == '_' && name[1])
+            fputc(toupper((unsigned char)*++name), out);
+        else
+            fputc(*name, out);
+    }
+    fputs("\": ", out);
+}
+
+static void print_json_value(FILE *out, const ProtobufCFieldDescriptor *field, const void *at)
+{
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_MESSAGE:
+        message_print_json(out, *(ProtobufCMessage *const *)at);
+        break;
+    case PROTOBUF_C_TYPE_STRING:
+        print_json_string(out, *(char *const *)at);
+        break;
+    case PROTOBUF_C_TYPE_BYTES:
+        print_base64(out, at);
+        break;
+    case PROTOBUF_C_TYPE_BOOL:
+        fputs("true", out);
+        break;
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        fputc('"', out); /* 64 bits are strings in this mapping */
+        print_number(out, field, at);
+        fputc('"', out);
+        break;
+    case PROTOBUF_C_TYPE_ENUM:
+        if (enum_name(field, at)) {
+            print_json_string(out, enum_name(field, at));
+            break;
+        }
+        /* fall through */
+    default:
+        print_number(out, field, at);
+    }
+}
+
+void message_print_json(FILE *out, const ProtobufCMessage *message)
+{
+    const char *comma = "";
+
+    fputc('{', out);
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
+        void *at = field_at(message, field->offset);
+        const bool repeated = field->label == PROTOBUF_C_LABEL_REPEATED;
+        const size_t count = repeated ? *(const size_t *)field_at(message, field->quantifier_offset) : 0;
+
+        if (repeated ? count == 0 : is_default(field, at))
+            continue;
+        fputs(comma, out);
+        comma = ", ";
+        print_json_name(out, field->name);
+        if (!repeated) {
+            print_json_value(out, field, at);
+            continue;
+        }
+        for (size_t k = 0; k < count; k++) {
+            fputs(k ? ", " : "[", out);
+            print_json_value(out, field, *(char **)at + k * element_bytes(field));
+        }
+        fputc(']', out);
+    }
+    fputc('}', out);
+}
