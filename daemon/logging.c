@@ -1,4 +1,6 @@
-/* A line is built on the stack and leaves in one write, so that lines of several threads do not mix. */
+/* A line is built on the stack and leaves in one write, so that lines of several threads do not mix. Whatever is in a
+ * value, what comes out is one line of valid UTF-8 (and of valid JSON): what is no UTF-8 becomes U+FFFD, and a pair
+ * that finds no more room is left out whole. */
 #include "daemon/logging.h"
 
 #include <stdarg.h>
@@ -18,6 +20,7 @@ static const char *const level_names[] = {"error", "warn", "info", "debug"};
 struct line {
     char text[LINE_BYTES_MAX];
     size_t size;
+    bool overflown;
 };
 
 void log_setup(enum log_level level, enum log_format format)
@@ -28,9 +31,12 @@ void log_setup(enum log_level level, enum log_format format)
 
 static void put(struct line *line, const char *text, size_t size)
 {
-    /* Room for the end of the line stays. */
-    if (size > LINE_BYTES_MAX - 4 - line->size)
-        size = LINE_BYTES_MAX - 4 - line->size;
+    enum { END_BYTES = 2 }; /* room for the end of the line stays */
+
+    if (size > LINE_BYTES_MAX - END_BYTES - line->size) {
+        line->overflown = true;
+        return;
+    }
     memcpy(line->text + line->size, text, size);
     line->size += size;
 }
@@ -40,54 +46,98 @@ static void put_string(struct line *line, const char *text)
     put(line, text, strlen(text));
 }
 
+/* Only what is plain may stand without quotes. */
 static bool needs_quotes(const char *value)
 {
-    if (*value == '\0')
+    if (*value == '\0' || strnlen(value, VALUE_BYTES_MAX + 1) > VALUE_BYTES_MAX)
         return true;
     for (; *value; value++)
-        if ((unsigned char)*value <= ' ' || *value == '"' || *value == '=' || *value == '\\' || *value == 0x7f)
+        if (*value <= ' ' || *value >= 0x7f || *value == '"' || *value == '=' || *value == '\\')
             return true;
     return false;
+}
+
+/* How many bytes the character at `at` has; 0 where it is none of UTF-8. Source: RFC 3629, section 4. */
+static size_t character_bytes(const unsigned char *at, const unsigned char *end)
+{
+    const unsigned char first = *at;
+    const size_t bytes = first < 0x80   ? 1
+                         : first < 0xc2 ? 0
+                         : first < 0xe0 ? 2
+                         : first < 0xf0 ? 3
+                         : first < 0xf5 ? 4
+                                        : 0;
+    const unsigned char least = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+    const unsigned char most = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+
+    if (bytes == 0 || bytes > (size_t)(end - at) || (bytes > 1 && (at[1] < least || at[1] > most)))
+        return 0;
+    for (size_t i = 2; i < bytes; i++)
+        if (at[i] < 0x80 || at[i] > 0xbf)
+            return 0;
+    return bytes;
+}
+
+/* One character of a quoted string; `bytes` is 0 where it is none. */
+static void put_character(struct line *line, const unsigned char *at, size_t bytes)
+{
+    char escape[8];
+
+    if (bytes == 0) {
+        put_string(line, "\xef\xbf\xbd");
+    } else if (*at == '"' || *at == '\\') {
+        put(line, "\\", 1);
+        put(line, (const char *)at, 1);
+    } else if (*at < ' ' || *at == 0x7f) {
+        snprintf(escape, sizeof escape, "\\u%04x", *at);
+        put_string(line, escape);
+    } else {
+        put(line, (const char *)at, bytes);
+    }
 }
 
 /* A string as JSON has it; logfmt's quoted strings are the same. */
 static void put_quoted(struct line *line, const char *value)
 {
-    const char *end = value + strnlen(value, VALUE_BYTES_MAX);
+    const unsigned char *at = (const unsigned char *)value, *end = at + strlen(value);
+    const unsigned char *last = end - at > VALUE_BYTES_MAX ? at + VALUE_BYTES_MAX : end;
 
     put(line, "\"", 1);
-    for (; value < end; value++) {
-        char escape[8];
-        if (*value == '"' || *value == '\\') {
-            escape[0] = '\\', escape[1] = *value;
-            put(line, escape, 2);
-        } else if ((unsigned char)*value < ' ' || *value == 0x7f) {
-            snprintf(escape, sizeof escape, "\\u%04x", (unsigned char)*value);
-            put(line, escape, 6);
-        } else {
-            put(line, value, 1);
-        }
+    while (at < last) {
+        const size_t bytes = character_bytes(at, end);
+        if (bytes > (size_t)(last - at))
+            break; /* not half a character */
+        put_character(line, at, bytes);
+        at += bytes ? bytes : 1;
     }
     put(line, "\"", 1);
 }
 
-static void put_pair(struct line *line, const char *key, const char *value)
+static void put_value(struct line *line, const char *value)
 {
-    if (line_format == LOG_JSON) {
-        put(line, line->size ? ", " : "{", line->size ? 2 : 1);
-        put_quoted(line, key);
-        put(line, ": ", 2);
-        put_quoted(line, value);
-        return;
-    }
-    if (line->size)
-        put(line, " ", 1);
-    put_string(line, key);
-    put(line, "=", 1);
-    if (needs_quotes(value))
+    if (line_format == LOG_JSON || needs_quotes(value))
         put_quoted(line, value);
     else
-        put(line, value, strnlen(value, VALUE_BYTES_MAX));
+        put_string(line, value);
+}
+
+static void put_pair(struct line *line, const char *key, const char *value)
+{
+    const size_t before = line->size;
+
+    if (line_format == LOG_JSON) {
+        put_string(line, before ? ", " : "{");
+        put_quoted(line, key);
+        put_string(line, ": ");
+    } else {
+        put_string(line, before ? " " : "");
+        put_string(line, key);
+        put_string(line, "=");
+    }
+    put_value(line, value);
+    if (line->overflown)
+        line->size = before;
+    line->overflown = false;
 }
 
 static void put_time(struct line *line)
@@ -112,6 +162,7 @@ void log_event(enum log_level level, const char *event, ...)
     if (level > level_max)
         return;
     line.size = 0;
+    line.overflown = false;
     put_time(&line);
     put_pair(&line, "level", level_names[level]);
     put_pair(&line, "event", event);

@@ -210,7 +210,7 @@ bool tables_chunk_good(const MDB_val *key, const MDB_val *value)
  * after a deletion at a page's end is not worth a guess. */
 static int delete_chunks(MDB_cursor *chunks, uint64_t owner, unsigned kind, uint32_t first)
 {
-    uint8_t bytes[CHUNK_KEY_BYTES];
+    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
     int code;
 
     chunk_key(bytes, owner, kind, first);
@@ -236,7 +236,7 @@ static int put_value(const struct tables *tables, MDB_txn *txn, uint64_t owner, 
 
     for (uint32_t at = 0; at < data.size; at += TABLES_CHUNK_BYTES, chunk++) {
         const uint32_t size = data.size - at < TABLES_CHUNK_BYTES ? data.size - at : TABLES_CHUNK_BYTES;
-        uint8_t bytes[CHUNK_KEY_BYTES];
+        uint8_t bytes[CHUNK_KEY_BYTES] = {0};
         MDB_val key = val(bytes, sizeof bytes), value = {CHECKSUM_BYTES + size, NULL};
 
         chunk_key(bytes, owner, kind, chunk);
@@ -382,7 +382,7 @@ static int sweep_records(struct applying *applying, uint64_t until_s, struct sto
 
 static int sweep_chunks(struct applying *applying, uint64_t until_s, uint32_t cost)
 {
-    uint8_t bytes[CHUNK_KEY_BYTES];
+    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
     MDB_val key = val(bytes, sizeof bytes), value;
     int code;
 
@@ -490,7 +490,7 @@ static int first_key(MDB_txn *txn, MDB_dbi table, MDB_val *key, MDB_cursor_op fr
 
 static int find_first_place(const struct tables *tables, MDB_txn *txn, uint64_t *place)
 {
-    uint8_t bytes[CHUNK_KEY_BYTES];
+    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
     MDB_val key;
     uint64_t owner;
     unsigned kind;
@@ -545,7 +545,7 @@ enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uin
 {
     for (uint32_t at = 0, chunk = 0; at < size; at += TABLES_CHUNK_BYTES, chunk++) {
         const uint32_t part = size - at < TABLES_CHUNK_BYTES ? size - at : TABLES_CHUNK_BYTES;
-        uint8_t bytes[CHUNK_KEY_BYTES];
+        uint8_t bytes[CHUNK_KEY_BYTES] = {0};
         MDB_val key = val(bytes, sizeof bytes), value;
 
         chunk_key(bytes, key_number, kind, chunk);
@@ -577,7 +577,7 @@ static int key_before(MDB_txn *txn, MDB_dbi table, MDB_val *key)
 int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t seconds, uint64_t *place)
 {
     const uint64_t end = (seconds + 1) << 30;
-    uint8_t bytes[CHUNK_KEY_BYTES];
+    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
     MDB_val key = val(&end, sizeof end);
     uint64_t found;
     unsigned kind;

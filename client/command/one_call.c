@@ -173,10 +173,12 @@ static int exit_of(const Idem__V1__Response *response)
 int one_call(struct command *command, int argc, char **argv)
 {
     const ProtobufCFieldDescriptor *field = call_field(argv[0]);
-    ProtobufCMessage *message = malloc(((const ProtobufCMessageDescriptor *)field->descriptor)->sizeof_message);
+    /* Static: it and what hangs from it live until the process ends. */
+    static ProtobufCMessage *message;
     Idem__V1__Request request = IDEM__V1__REQUEST__INIT;
     idem_error error;
 
+    message = malloc(((const ProtobufCMessageDescriptor *)field->descriptor)->sizeof_message);
     if (!message)
         abort();
     ((const ProtobufCMessageDescriptor *)field->descriptor)->message_init(message);

@@ -1,0 +1,151 @@
+/* The retention clock's one rule, in every case; and that the clocks read are the ones that were meant. */
+#include "daemon/clock.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+enum { HOUR_MS = 3600 * 1000 };
+
+static struct clock_mark mark_at(uint64_t wall_ms, uint64_t boot_ms, uint8_t boot)
+{
+    struct clock_mark mark = {.retention_ms = 5000000, .wall_ms = wall_ms, .boot_ms = boot_ms};
+
+    memset(mark.boot_id, boot, sizeof mark.boot_id);
+    return mark;
+}
+
+static uint64_t advance(struct clock_mark mark, struct clock_mark here)
+{
+    const uint64_t retention_ms = clock_retention(&mark, &here, HOUR_MS);
+
+    assert_true(retention_ms >= mark.retention_ms);
+    return retention_ms - mark.retention_ms;
+}
+
+static void within_a_boot_it_goes_with_boot_time(void **state)
+{
+    (void)state;
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000, 100, 1)), 0);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000, 101, 1)), 1);
+    /* The wall clock counts for nothing, forwards or backwards, and neither does the limit. */
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(9000000, 107, 1)), 7);
+    assert_int_equal(advance(mark_at(9000000, 100, 1), mark_at(1000, 107, 1)), 7);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000, 100 + 10ull * HOUR_MS, 1)), 10ull * HOUR_MS);
+}
+
+static void it_does_not_go_back_within_a_boot(void **state)
+{
+    (void)state;
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000, 99, 1)), 0);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000, 0, 1)), 0);
+}
+
+static void over_a_reboot_it_takes_the_wall_clocks_advance(void **state)
+{
+    (void)state;
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000, 100, 2)), 0);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1001, 7, 2)), 1);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(61000, 90000, 2)), 60000);
+}
+
+static void over_a_reboot_at_most_so_much(void **state)
+{
+    (void)state;
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000 + HOUR_MS - 1, 5, 2)), HOUR_MS - 1);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000 + HOUR_MS, 5, 2)), HOUR_MS);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1000 + HOUR_MS + 1, 5, 2)), HOUR_MS);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(UINT64_MAX, 5, 2)), HOUR_MS);
+}
+
+static void it_does_not_go_back_over_a_reboot(void **state)
+{
+    (void)state;
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(999, 200, 2)), 0);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(0, 200, 2)), 0);
+}
+
+/* Two unknown boots are not the same boot: boot times of different boots say nothing about each other. */
+static void an_unknown_boot_is_another_boot(void **state)
+{
+    (void)state;
+    assert_int_equal(advance(mark_at(1000, 100, 0), mark_at(1005, 900, 0)), 5);
+    assert_int_equal(advance(mark_at(1000, 100, 1), mark_at(1005, 900, 0)), 5);
+    assert_int_equal(advance(mark_at(1000, 100, 0), mark_at(1005, 900, 1)), 5);
+    assert_int_equal(advance(mark_at(1000, 100, 0), mark_at(999, 900, 0)), 0);
+}
+
+static void one_differing_byte_is_another_boot(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 16; i++) {
+        struct clock_mark here = mark_at(1003, 900, 1);
+        here.boot_id[i] ^= 0x80;
+        assert_int_equal(advance(mark_at(1000, 100, 1), here), 3);
+    }
+}
+
+static uint64_t system_ms(clockid_t id)
+{
+    struct timespec time;
+
+    assert_int_equal(clock_gettime(id, &time), 0);
+    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+}
+
+static void a_mark_is_of_now(void **state)
+{
+    static const uint8_t unknown[16];
+    const uint64_t boot_ms = system_ms(CLOCK_BOOTTIME);
+    struct clock_mark first, second;
+
+    (void)state;
+    memset(&first, 0xee, sizeof first);
+    clock_read_mark(&first);
+    clock_read_mark(&second);
+    assert_in_range(first.boot_ms, boot_ms, system_ms(CLOCK_BOOTTIME));
+    assert_true(second.boot_ms >= first.boot_ms);
+    assert_true(first.wall_ms > 1600000000000ull);
+    assert_int_equal(first.retention_ms, 0);
+    assert_memory_equal(first.boot_id, second.boot_id, 16);
+    assert_memory_not_equal(first.boot_id, unknown, 16);
+}
+
+static void a_running_clock_goes_on_from_where_it_was_set(void **state)
+{
+    const uint64_t boot_ms = system_ms(CLOCK_BOOTTIME);
+    struct clock clock;
+    struct now now;
+
+    (void)state;
+    clock_start(&clock, 7000000000ull, boot_ms);
+    now = clock_now(&clock);
+    assert_in_range(now.boot_ms, boot_ms, system_ms(CLOCK_BOOTTIME));
+    assert_true(now.wall_ms > 1600000000000ull);
+    assert_int_equal(now.retention_ms, 7000000000ull + (now.boot_ms - boot_ms));
+    /* Set behind boot time: the difference is taken modulo 2^64. */
+    clock_start(&clock, 3, boot_ms);
+    now = clock_now(&clock);
+    assert_int_equal(now.retention_ms, 3 + (now.boot_ms - boot_ms));
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(within_a_boot_it_goes_with_boot_time),
+        cmocka_unit_test(it_does_not_go_back_within_a_boot),
+        cmocka_unit_test(over_a_reboot_it_takes_the_wall_clocks_advance),
+        cmocka_unit_test(over_a_reboot_at_most_so_much),
+        cmocka_unit_test(it_does_not_go_back_over_a_reboot),
+        cmocka_unit_test(an_unknown_boot_is_another_boot),
+        cmocka_unit_test(one_differing_byte_is_another_boot),
+        cmocka_unit_test(a_mark_is_of_now),
+        cmocka_unit_test(a_running_clock_goes_on_from_where_it_was_set),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
