@@ -15,7 +15,7 @@ enum {
     ENTRIES = 5,
     ENTRY_BYTES = 12,
     SEGMENT_BUCKETS = 256, /* 16 KiB: what an empty index costs */
-    LOAD_OF_TEN = 8,       /* entries per bucket's place, in tenths, over which it grows */
+    LOAD_OF_TEN = 9,       /* entries per bucket's place, in tenths, over which it grows */
 };
 
 struct bucket {
