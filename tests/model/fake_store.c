@@ -1,0 +1,570 @@
+/* Sorted arrays of rows, and lists of changes. A disk holds what is durable; what readers see is a second set of rows,
+ * which follows when a batch is applied. Batches that are durable and not yet applied wait in a list. */
+#include "tests/model/fake_store.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { SWEEP_SLICE = 512, PLACE_COUNT_BITS = 30 };
+
+/* ---- Rows ---- */
+
+struct row {
+    uint64_t key;
+    enum blob_kind kind; /* 0 for a record */
+    uint32_t size;
+    uint8_t *data;
+    bool damaged;
+};
+
+struct rows {
+    struct row *at;
+    uint32_t count, capacity;
+};
+
+/* The first row that is not before (key, kind). */
+static uint32_t rows_find(const struct rows *rows, uint64_t key, enum blob_kind kind)
+{
+    uint32_t low = 0, high = rows->count;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        const struct row *row = &rows->at[middle];
+        if (row->key < key || (row->key == key && row->kind < kind))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static struct row *rows_get(const struct rows *rows, uint64_t key, enum blob_kind kind)
+{
+    uint32_t at = rows_find(rows, key, kind);
+    bool there = at < rows->count && rows->at[at].key == key && rows->at[at].kind == kind;
+    return there ? &rows->at[at] : NULL;
+}
+
+static uint8_t *copy_of(struct bytes bytes)
+{
+    uint8_t *data = malloc(bytes.size + 1);
+    assert(data);
+    if (bytes.size)
+        memcpy(data, bytes.data, bytes.size);
+    return data;
+}
+
+static void rows_put(struct rows *rows, uint64_t key, enum blob_kind kind, struct bytes bytes)
+{
+    struct row *row = rows_get(rows, key, kind);
+    if (!row) {
+        uint32_t at = rows_find(rows, key, kind);
+        if (rows->count == rows->capacity) {
+            rows->capacity = rows->capacity * 2 + 16;
+            rows->at = realloc(rows->at, rows->capacity * sizeof *rows->at);
+            assert(rows->at);
+        }
+        memmove(&rows->at[at + 1], &rows->at[at], (rows->count - at) * sizeof *rows->at);
+        rows->count++;
+        row = &rows->at[at];
+        *row = (struct row){.key = key, .kind = kind};
+    }
+    free(row->data);
+    row->data = copy_of(bytes);
+    row->size = bytes.size;
+    row->damaged = false;
+}
+
+/* All of a key's rows go; a missing one is fine, for applying twice is harmless. */
+static void rows_remove(struct rows *rows, uint64_t key)
+{
+    uint32_t first = rows_find(rows, key, 0), last = first;
+    while (last < rows->count && rows->at[last].key == key)
+        free(rows->at[last++].data);
+    if (last > first)
+        memmove(&rows->at[first], &rows->at[last], (rows->count - last) * sizeof *rows->at);
+    rows->count -= last - first;
+}
+
+static void rows_free(struct rows *rows)
+{
+    for (uint32_t i = 0; i < rows->count; i++)
+        free(rows->at[i].data);
+    free(rows->at);
+    *rows = (struct rows){0};
+}
+
+static void rows_copy(struct rows *to, const struct rows *from)
+{
+    for (uint32_t i = 0; i < from->count; i++) {
+        const struct row *row = &from->at[i];
+        rows_put(to, row->key, row->kind, bytes_of(row->data, row->size));
+        rows_get(to, row->key, row->kind)->damaged = row->damaged;
+    }
+}
+
+/* ---- Tables: what one moment holds ---- */
+
+struct tables {
+    struct rows unfinished, finished, values;
+};
+
+static void tables_free(struct tables *tables)
+{
+    rows_free(&tables->unfinished);
+    rows_free(&tables->finished);
+    rows_free(&tables->values);
+}
+
+static void tables_copy(struct tables *to, const struct tables *from)
+{
+    rows_copy(&to->unfinished, &from->unfinished);
+    rows_copy(&to->finished, &from->finished);
+    rows_copy(&to->values, &from->values);
+}
+
+/* ---- Batches ---- */
+
+struct change {
+    struct store_change is; /* its bytes are copies */
+    struct change *next;
+};
+
+struct batch {
+    struct batch *next;
+    struct change *first, **last;
+    uint64_t newest;  /* number of the last change, or of the last before */
+    uint64_t sweep_s; /* 0: none */
+    bool touched;
+    size_t bytes;
+    struct clock_mark mark;
+    struct blob *blob;
+};
+
+static struct batch *batch_new(uint64_t newest)
+{
+    struct batch *batch = calloc(1, sizeof *batch);
+    assert(batch);
+    batch->last = &batch->first;
+    batch->newest = newest;
+    batch->blob = blob_new(16);
+    return batch;
+}
+
+static void change_free(struct change *change)
+{
+    free((void *)(uintptr_t)change->is.record.data);
+    for (int kind = 0; kind < BLOB_KINDS; kind++)
+        free((void *)(uintptr_t)change->is.values[kind].data);
+    free(change);
+}
+
+static void batch_free(struct batch *batch)
+{
+    if (!batch)
+        return;
+    for (struct change *change = batch->first, *next; change; change = next) {
+        next = change->next;
+        change_free(change);
+    }
+    blob_release(batch->blob);
+    free(batch);
+}
+
+static void put_values(struct rows *values, const struct store_change *change, uint64_t key)
+{
+    for (int kind = 1; kind < BLOB_KINDS; kind++) {
+        uint64_t at = kind == BLOB_BODY && change->body_place ? change->body_place : key;
+        if (change->values[kind].data)
+            rows_put(values, at, kind, change->values[kind]);
+    }
+}
+
+static void change_apply(struct tables *tables, const struct store_change *change)
+{
+    if (change->kind == STORE_PUT_UNFINISHED) {
+        rows_put(&tables->unfinished, change->life, 0, change->record);
+        put_values(&tables->values, change, change->life);
+        return;
+    }
+    if (change->kind == STORE_FINISH || change->kind == STORE_REMOVE_UNFINISHED) {
+        rows_remove(&tables->unfinished, change->life);
+        rows_remove(&tables->values, change->life);
+    }
+    if (change->kind == STORE_FINISH) {
+        rows_put(&tables->finished, change->place, 0, change->record);
+        put_values(&tables->values, change, change->place);
+    }
+    if (change->kind == STORE_REMOVE_FINISHED) {
+        rows_remove(&tables->finished, change->place);
+        rows_remove(&tables->values, change->place);
+        rows_remove(&tables->values, change->body_place);
+    }
+}
+
+struct swept {
+    struct store_swept *at;
+    uint32_t count;
+    bool more;
+};
+
+static void tables_sweep(struct tables *tables, uint64_t sweep_s, uint32_t slice, struct swept *swept)
+{
+    struct rows *finished = &tables->finished, *values = &tables->values;
+    uint32_t left = slice;
+    while (left && finished->count && store_place_seconds(finished->at[0].key) <= sweep_s) {
+        struct record head;
+        struct row *row = &finished->at[0];
+        uint64_t place = row->key;
+        assert(record_decode_head(bytes_of(row->data, row->size), &head) == RECORD_GOOD);
+        if (swept)
+            swept->at[swept->count++] = (struct store_swept){head.hash, place};
+        rows_remove(finished, place);
+        rows_remove(values, place);
+        left--;
+    }
+    /* Bodies that go before their records: places lie above all lives. */
+    for (uint32_t i = 0; left && i < values->count;) {
+        uint64_t key = values->at[i].key;
+        bool over = key > UINT64_C(1) << 53 && store_place_seconds(key) <= sweep_s;
+        if (over)
+            rows_remove(values, key);
+        else
+            i++;
+        left -= over;
+    }
+    if (swept)
+        swept->more = left == 0;
+}
+
+/* Applied to the disk, then to what readers see: with the same result, since it is the same batches in the same order. */
+static void batch_apply(struct tables *tables, const struct batch *batch, uint32_t slice, struct swept *swept)
+{
+    for (const struct change *change = batch->first; change; change = change->next)
+        change_apply(tables, &change->is);
+    if (batch->sweep_s)
+        tables_sweep(tables, batch->sweep_s, slice, swept);
+}
+
+/* ---- Disks ---- */
+
+struct disk {
+    struct disk *next;
+    char directory[128];
+    struct tables tables;
+    struct store_facts facts;
+    uint64_t newest; /* number of the last durable change */
+    uint64_t places; /* ever given */
+    int refuse_open;
+    bool refuse_load;
+    struct store *open; /* the lock */
+};
+
+static struct disk *disks;
+
+static struct disk *disk_of(const char *directory)
+{
+    struct disk *disk = disks;
+    while (disk && strcmp(disk->directory, directory) != 0)
+        disk = disk->next;
+    if (disk)
+        return disk;
+    disk = calloc(1, sizeof *disk);
+    assert(disk && strlen(directory) < sizeof disk->directory);
+    strcpy(disk->directory, directory);
+    disk->facts.store_id = 4711;
+    for (int i = 0; i < RECORD_SECRET_BYTES; i++)
+        disk->facts.secret[i] = (uint8_t)(i * 37 + 11);
+    disk->newest = FAKE_FIRST_NUMBER - 1;
+    disk->next = disks;
+    disks = disk;
+    return disk;
+}
+
+void fake_disks_free(void)
+{
+    while (disks) {
+        struct disk *next = disks->next;
+        assert(!disks->open);
+        tables_free(&disks->tables);
+        free(disks);
+        disks = next;
+    }
+}
+
+void fake_disk_refuse_open(const char *directory, int exit_code)
+{
+    disk_of(directory)->refuse_open = exit_code;
+}
+
+void fake_disk_refuse_load(const char *directory, bool refuse)
+{
+    disk_of(directory)->refuse_load = refuse;
+}
+
+struct fake_disk_counts fake_disk_counts(const char *directory)
+{
+    const struct tables *tables = &disk_of(directory)->tables;
+    return (struct fake_disk_counts){tables->unfinished.count, tables->finished.count, tables->values.count};
+}
+
+uint64_t fake_disk_unfinished(const char *directory, uint32_t n)
+{
+    const struct rows *rows = &disk_of(directory)->tables.unfinished;
+    return n < rows->count ? rows->at[n].key : 0;
+}
+
+uint64_t fake_disk_finished(const char *directory, uint32_t n)
+{
+    const struct rows *rows = &disk_of(directory)->tables.finished;
+    return n < rows->count ? rows->at[n].key : 0;
+}
+
+/* ---- The store ---- */
+
+/* What readers were given, until the end of the turn. */
+struct lent {
+    struct lent *next;
+    uint8_t *data;
+};
+
+struct store {
+    struct disk *disk;
+    struct tables readable;
+    struct batch *open, *flight;
+    struct batch *unapplied, **unapplied_last; /* durable; oldest first */
+    struct batch *ahead;                       /* the first of those that readers do not see yet */
+    uint64_t durable, applied;                 /* as polled */
+    bool finished, apply, failed;              /* what the next poll says */
+    bool full, reads_ahead;
+    uint32_t sweep_slice;
+    struct store_swept *swept;
+    struct lent *lent;
+    void (*wake)(void *);
+    void *wake_context;
+    void (*observe)(void *, const struct store_change *);
+    void *observe_context;
+};
+
+static struct store *refuse(struct store_error *error, int exit_code, const char *message)
+{
+    error->exit_code = exit_code;
+    snprintf(error->message, sizeof error->message, "%s", message);
+    return NULL;
+}
+
+struct store *store_open(const struct store_options *options, struct store_error *error)
+{
+    struct disk *disk = disk_of(options->directory);
+    if (disk->open)
+        return refuse(error, 75, "another store holds this directory");
+    if (disk->refuse_open)
+        return refuse(error, disk->refuse_open, "refused, as told");
+    struct store *store = calloc(1, sizeof *store);
+    assert(store);
+    store->disk = disk;
+    disk->open = store;
+    tables_copy(&store->readable, &disk->tables);
+    store->open = batch_new(disk->newest);
+    store->unapplied_last = &store->unapplied;
+    store->durable = store->applied = disk->newest;
+    store->sweep_slice = SWEEP_SLICE;
+    store->wake = options->wake;
+    store->wake_context = options->wake_context;
+    return store;
+}
+
+static void store_free(struct store *store)
+{
+    store_end_turn(store);
+    store->disk->open = NULL;
+    tables_free(&store->readable);
+    batch_free(store->open);
+    batch_free(store->flight);
+    while (store->unapplied) {
+        struct batch *next = store->unapplied->next;
+        batch_free(store->unapplied);
+        store->unapplied = next;
+    }
+    free(store->swept);
+    free(store);
+}
+
+void store_close(struct store *store)
+{
+    if (store)
+        fake_store_crash(store, true);
+}
+
+const struct store_facts *store_facts(const struct store *store)
+{
+    return &store->disk->facts;
+}
+
+bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
+{
+    const struct tables *tables = &store->readable;
+    if (store->disk->refuse_load)
+        return refuse(error, 65, "a bad head, as told"), false;
+    for (uint32_t i = 0; i < tables->unfinished.count; i++) {
+        const struct row *row = &tables->unfinished.at[i];
+        visitor->unfinished(visitor->context, row->key, bytes_of(row->data, row->size));
+    }
+    for (uint32_t i = 0; i < tables->finished.count; i++) {
+        const struct row *row = &tables->finished.at[i];
+        struct record head = {0};
+        assert(record_decode_head(bytes_of(row->data, row->size), &head) == RECORD_GOOD);
+        visitor->finished(visitor->context, row->key, &head);
+    }
+    return true;
+}
+
+/* ---- Changing ---- */
+
+uint64_t store_newest_number(const struct store *store)
+{
+    return store->open->newest;
+}
+
+uint64_t store_next_number(const struct store *store)
+{
+    return store->open->newest + 1;
+}
+
+uint64_t store_durable_number(const struct store *store)
+{
+    return store->durable;
+}
+
+/* What the engine owes the store. */
+static void check_change(const struct store *store, const struct store_change *change)
+{
+    struct record record;
+    assert(change->number == store_next_number(store));
+    assert(change->life != 0 && change->life <= change->number);
+    if (change->kind == STORE_FINISH || change->kind == STORE_REMOVE_FINISHED)
+        assert(change->place >> 53 != 0);
+    if (change->kind == STORE_FINISH)
+        assert(!rows_get(&store->readable.finished, change->place, 0));
+    if (change->kind != STORE_PUT_UNFINISHED && change->kind != STORE_FINISH)
+        return;
+    assert(record_decode(change->record, &record) == RECORD_GOOD);
+    assert(record.life == change->life && record.revision == change->number);
+    assert(record.body_place == change->body_place);
+    assert(record.hash == record_hash(store->disk->facts.secret, &record.id));
+    assert((record.state == RECORD_DONE) == (change->kind == STORE_FINISH));
+    for (int kind = 1; kind < BLOB_KINDS; kind++)
+        assert(!change->values[kind].data || change->values[kind].size > 0);
+}
+
+static void keep_values(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS])
+{
+    for (int kind = 1; kind < BLOB_KINDS; kind++) {
+        struct bytes value = change->values[kind];
+        if (!value.data)
+            continue;
+        uint32_t offset = blob_extend(batch->blob, value.size);
+        memcpy(batch->blob->data + offset, value.data, value.size);
+        batch->bytes += value.size;
+        if (values)
+            values[kind] = (struct slice){batch->blob, offset, value.size};
+    }
+}
+
+void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
+{
+    struct batch *batch = store->open;
+    struct change *kept = calloc(1, sizeof *kept);
+    assert(kept);
+    check_change(store, change);
+    kept->is = *change;
+    kept->is.record.data = copy_of(change->record);
+    for (int kind = 0; kind < BLOB_KINDS; kind++)
+        kept->is.values[kind].data = change->values[kind].data ? copy_of(change->values[kind]) : NULL;
+    if (values)
+        memset(values, 0, sizeof(struct slice[BLOB_KINDS]));
+    keep_values(batch, change, values);
+    *batch->last = kept;
+    batch->last = &kept->next;
+    batch->newest = change->number;
+    batch->bytes += change->record.size;
+    if (store->observe)
+        store->observe(store->observe_context, &kept->is);
+}
+
+void store_sweep(struct store *store, uint64_t retention_s)
+{
+    store->open->sweep_s = retention_s;
+}
+
+void store_touch(struct store *store)
+{
+    store->open->touched = true;
+}
+
+bool store_busy(const struct store *store)
+{
+    return store->flight != NULL;
+}
+
+bool store_pending(const struct store *store)
+{
+    return store->open->first || store->open->sweep_s || store->open->touched;
+}
+
+size_t store_backlog_bytes(const struct store *store)
+{
+    return store->open->bytes + (store->flight ? store->flight->bytes : 0);
+}
+
+void store_submit(struct store *store, const struct clock_mark *mark)
+{
+    assert(store_pending(store) && !store_busy(store));
+    store->flight = store->open;
+    store->flight->mark = *mark;
+    store->open = batch_new(store->flight->newest);
+}
+
+/* Readers see what is durable. Lists what was swept. */
+static void read_on(struct store *store, struct swept *swept)
+{
+    for (; store->ahead; store->ahead = store->ahead->next)
+        batch_apply(&store->readable, store->ahead, store->sweep_slice, swept);
+}
+
+static void poll_durable(struct store *store, struct store_event *event)
+{
+    struct batch *batch = store->flight;
+    store->finished = false;
+    store->flight = NULL;
+    *store->unapplied_last = batch;
+    store->unapplied_last = &batch->next;
+    store->durable = event->durable = batch->newest;
+}
+
+static void poll_applied(struct store *store, struct store_event *event)
+{
+    store->apply = false;
+    while (store->unapplied) {
+        struct batch *next = store->unapplied->next;
+        batch_free(store->unapplied);
+        store->unapplied = next;
+    }
+    store->unapplied_last = &store->unapplied;
+    store->applied = event->applied = store->durable;
+}
+
+bool store_poll(struct store *store, struct store_event *event)
+{
+    if (!store->finished && !store->apply && !store->failed)
+        return false;
+    free(store->swept);
+    store->swept = NULL;
+    *event = (struct store_event){.failed = store->failed, .durable = store->durable, .applied = store->applied};
+    if (store->failed) {
+        snprintf(event->message, sizeof event->message, "a commit failed, as told");
+        return true;
+    }
+    /* TODO */
+    return true;
+}
