@@ -56,9 +56,9 @@ enum {
     IDEM_TCP_PORT = 4336,
 };
 
-#define IDEM_KEEP_MS_MAX  (90ull * 24 * 3600 * 1000)
-#define IDEM_FENCE_MAX    ((1ull << 53) - 1)
-#define IDEM_UNIX_SOCKET  "/run/idemd/idemd.sock"
+#define IDEM_KEEP_MS_MAX (90ull * 24 * 3600 * 1000)
+#define IDEM_FENCE_MAX   ((1ull << 53) - 1)
+#define IDEM_UNIX_SOCKET "/run/idemd/idemd.sock"
 
 _Static_assert(IDEM_BODY_BYTES_LEAST <= IDEM_BODY_BYTES_DEFAULT, "the default is in its range");
 _Static_assert(IDEM_BODY_BYTES_DEFAULT <= IDEM_BODY_BYTES_MOST, "the default is in its range");
