@@ -214,19 +214,25 @@ static bool is_empty(const struct bucket *bucket)
     return true;
 }
 
-/* Overflow buckets that hold nothing go back to the free list. */
-static void shorten(struct index *index, struct bucket *bucket)
+/* The last entry of a chain takes the place of one that went, so that chains stay dense; an overflow bucket that is
+ * empty by that goes back to the free list. */
+static void fill_hole(struct index *index, struct bucket *first, struct bucket *holed, int hole)
 {
-    while (bucket->overflow) {
-        struct bucket *next = next_of(index, bucket);
-        if (!is_empty(next)) {
-            bucket = next;
-            continue;
-        }
-        const uint32_t number = bucket->overflow;
-        bucket->overflow = next->overflow;
-        next->overflow = index->free_overflow;
-        index->free_overflow = number;
+    struct bucket *before = NULL, *last = first;
+    int i = ENTRIES - 1;
+
+    for (struct bucket *next; (next = next_of(index, last)); last = next)
+        before = last;
+    while (i >= 0 && !entry_place(last, i))
+        i--;
+    if (i >= 0) {
+        entry_set(holed, hole, entry_tag(last, i), entry_place(last, i));
+        entry_set(last, i, 0, 0);
+    }
+    if (before && is_empty(last)) {
+        last->overflow = index->free_overflow;
+        index->free_overflow = before->overflow;
+        before->overflow = 0;
     }
 }
 
@@ -240,7 +246,7 @@ bool index_remove(struct index *index, uint64_t hash, uint64_t place)
         return false;
     entry_set(bucket, i, 0, 0);
     index->entries--;
-    shorten(index, bucket_of(index, hash));
+    fill_hole(index, bucket_of(index, hash), bucket, i);
     return true;
 }
 

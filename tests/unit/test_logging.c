@@ -53,8 +53,10 @@ static const char *value_as_logged(enum log_format format, const char *value)
     start = strstr(line, format == LOG_JSON ? "\"k\": " : "k=");
     assert_non_null(start);
     snprintf(out, sizeof out, "%s", start + (format == LOG_JSON ? 5 : 2));
-    assert_true(strlen(out) > 0 && out[strlen(out) - 1] == '\n');
-    out[strlen(out) - 1] = '\0';
+    const size_t end_bytes = format == LOG_JSON ? 2 : 1;
+    assert_true(strlen(out) > end_bytes);
+    assert_string_equal(out + strlen(out) - end_bytes, format == LOG_JSON ? "}\n" : "\n");
+    out[strlen(out) - end_bytes] = '\0';
     return out;
 }
 
