@@ -237,7 +237,8 @@ static void tables_sweep(struct tables *tables, uint64_t sweep_s, uint32_t slice
         swept->more = left == 0;
 }
 
-/* Applied to the disk, then to what readers see: with the same result, since it is the same batches in the same order. */
+/* Applied to the disk, then to what readers see: with the same result, since it is the same batches in the same order.
+ */
 static void batch_apply(struct tables *tables, const struct batch *batch, uint32_t slice, struct swept *swept)
 {
     for (const struct change *change = batch->first; change; change = change->next)

@@ -37,7 +37,8 @@ void fake_store_crash(struct store *store, bool flight_survives);
 void fake_store_set_full(struct store *store, bool full);
 /* How many sweeps one commit does at most. */
 void fake_store_sweep_slice(struct store *store, uint32_t records);
-/* From now on, opening this directory fails with this exit code (0: works again), and loading says that a head is bad. */
+/* From now on, opening this directory fails with this exit code (0: works again), and loading says that a head is bad.
+ */
 void fake_disk_refuse_open(const char *directory, int exit_code);
 void fake_disk_refuse_load(const char *directory, bool refuse);
 /* Damages the rest of the record under this key (a place, or a life), on the disk and for readers. False: none. */
