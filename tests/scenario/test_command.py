@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""The idem command, as a script uses it: exit codes, output, bytes, and run in all its endings."""
+import json
+import os
+import signal
+import subprocess
+import unittest
+
+from harness import Case, IDEM, PATIENCE, pb
+
+
+class Command(Case):
+    def setUp(self):
+        self.server = self.daemon()
+
+    def idem(self, *words, data=None, address=None):
+        environment = {**os.environ, "IDEM_ADDRESS": address or self.server.addresses[0]}
+        environment.pop("IDEM_NAMESPACE", None)
+        return subprocess.run([IDEM, *words], input=data, capture_output=True, timeout=PATIENCE, env=environment)
+
+    def fields(self, *words, expect=0):
+        done = self.idem(*words)
+        self.assertEqual(done.returncode, expect, done.stderr)
+        return dict(line.split(" ", 1) for line in done.stdout.decode().splitlines())
+
+    def test_one_call_each(self):
+        begun = self.fields("begin", "--key", "k", "--operation", "pay", "--input", "hex:0001ff", "--lease", "1h",
+                            "--fingerprint", "hex:aabb", "--wait", "0s")
+        self.assertEqual((begun["answer"], begun["grant.attempt"]), ("execute", "1"))
+        fence = begun["grant.fence"]
+        self.assertEqual(self.fields("begin", "--key", "k", "--operation", "pay", "--fingerprint", "hex:aabb", expect=11)["answer"],
+                         "running")
+        self.assertEqual(self.fields("begin", "--key", "k", "--operation", "other", expect=12)["mismatch.operation"], "true")
+        self.assertEqual(self.fields("renew", "--key", "k", "--fence", fence)["ownership"], "held")
+        self.fields("checkpoint", "--key", "k", "--fence", fence, "--name", "half", "--data", "@/dev/null")
+        self.fields("release", "--key", "k", "--fence", "1", "--effect", "unknown", expect=17)
+        self.fields("complete", "--key", "k", "--fence", str(int(fence) + 100), "--kind", "succeeded", expect=15)
+        body = bytes(range(256))
+        done = self.idem("complete", "--key", "k", "--fence", fence, "--kind", "succeeded", "--code", "-3", "--body", "@-",
+                         "--attribute", "type=text", "--attribute", "raw=hex:00", data=body)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        got = self.fields("get", "--key", "k")
+        self.assertEqual((got["outcome.code"], got["outcome.body"], got["outcome.attributes.1.value"]),
+                         ("-3", "hex:" + body.hex(), "hex:00"))
+        self.assertEqual(self.fields("begin", "--key", "k", "--operation", "pay", "--fingerprint", "hex:aabb", expect=10)["answer"],
+                         "replay")
+        self.fields("complete", "--key", "k", "--fence", fence, "--kind", "failed", expect=16)
+        self.fields("forget", "--key", "k", "--revision", got["info.revision"])
+        self.assertEqual(self.idem("get", "--key", "k").returncode, 17)
+        self.assertIn("operations.0.op.key", {**self.fields("begin", "--key", "l"), **self.fields("list")})
+        self.assertIn("metrics.0.name", self.fields("stats"))
+
+    def test_interrupted(self):
+        fence = self.fields("begin", "--key", "k")["grant.fence"]
+        self.assertEqual(self.fields("release", "--key", "k", "--fence", fence, "--effect", "unknown")["state"], "interrupted")
+        told = self.fields("begin", "--key", "k", expect=13)
+        self.assertEqual(self.fields("resolve", "--key", "k", "--revision", told["info.revision"], "--verdict", "did-not-happen")
+                         ["ownership"], "held")
+        fence = self.fields("begin", "--key", "k")["grant.fence"]
+        self.fields("release", "--key", "k", "--fence", fence, "--effect", "unknown")
+        self.assertEqual(self.fields("recover", "--limit", "5")["operations.0.grant.attempt"], "2")
+
+    def test_json_is_the_protobuf_mapping(self):
+        from google.protobuf import json_format
+        done = self.idem("--json", "begin", "--key", "k", "--owner", 'a "quoted"\nname')
+        message = json_format.Parse(done.stdout, pb.BeginResponse())
+        self.assertEqual(message.info.owner, 'a "quoted"\nname')
+        self.assertEqual(json_format.MessageToDict(message), json.loads(done.stdout))
+        done = self.idem("--json", "complete", "--key", "k", "--fence", str(message.grant.fence), "--kind", "succeeded",
+                         "--body", "hex:00ff10")
+        json_format.Parse(done.stdout, pb.CompleteResponse())
+        for words, kind in ((("get", "--key", "k"), pb.GetResponse), (("list",), pb.ListResponse), (("stats",), pb.StatsResponse)):
+            out = self.idem("--json", *words).stdout
+            self.assertEqual(json_format.MessageToDict(json_format.Parse(out, kind())), json.loads(out))
+
+    def test_misuse_and_unreachable(self):
+        for words in ((), ("nonsense",), ("begin", "--nonsense", "1"), ("begin", "--key", "k", "--lease", "1 hour"),
+                      ("run", "--key", "k"), ("run", "--", "true"), ("release", "--key", "k", "--fence", "5", "--effect", "maybe"),
+                      ("begin", "--key", "k" * 256), ("-s", "http:x", "ping"), ("key", "--v9")):
+            done = self.idem(*words)
+            self.assertEqual(done.returncode, 64, words)
+            self.assertTrue(done.stderr.startswith(b"idem: "), done.stderr)
+        gone = "unix:" + self.server.folder + "/nobody"
+        self.assertEqual(self.idem("--timeout", "100ms", "get", "--key", "k", address=gone).returncode, 69)
+        self.assertEqual(self.idem("--timeout", "100ms", "run", "--key", "k", "--", "touch", self.server.folder + "/ran",
+                                   address=gone).returncode, 69)
+        self.assertFalse(os.path.exists(self.server.folder + "/ran"))
+        self.assertEqual(self.idem("ping", "--wait", "20s").returncode, 0)
+
+    def test_keys(self):
+        first, second = self.idem("key").stdout, self.idem("key", "--v7").stdout
+        self.assertNotEqual(first, second)
+        self.assertEqual((len(first), first[14:15]), (37, b"7"))
+        self.assertEqual(self.idem("key", "--name", "x").stdout, self.idem("key", "--name", "x").stdout)
+
+    @staticmethod
+    def content(path):
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+
+    def run_twice(self, *words, data=None):
+        return self.idem("run", *words, data=data), self.idem("run", *words, data=data)
+
+    def test_run_once(self):
+        counter = self.server.folder + "/count"
+        script = f"echo x >>{counter}; printf 'out\\0\\377'; printf err >&2; exit 0"
+        one, two = self.run_twice("--key", "k", "--", "sh", "-c", script)
+        self.assertEqual((one.returncode, one.stdout, one.stderr), (0, b"out\0\xff", b"err"))
+        self.assertEqual((two.returncode, two.stdout, two.stderr), (0, b"out\0\xff", b"err"))
+        self.assertEqual(self.content(counter), "x\n")
+        self.assertEqual(self.idem("run", "--key", "k", "--", "true").returncode, 65)
+
+    def test_run_stdin(self):
+        one, two = self.run_twice("--key", "k", "--stdin", "--", "cat", data=b"\0\1" * 100000)
+        self.assertEqual((one.stdout, two.stdout), (b"\0\1" * 100000,) * 2)
+        self.assertEqual(self.idem("run", "--key", "k", "--stdin", "--", "cat", data=b"other").returncode, 65)
+
+    def test_run_failing(self):
+        for how, again in (("doubt", 76), ("release", 3), ("keep", 3)):
+            counter = f"{self.server.folder}/{how}"
+            one, two = self.run_twice("--key", how, "--on-failure", how, "--", "sh", "-c", f"echo x >>{counter}; exit 3")
+            self.assertEqual((one.returncode, two.returncode), (3, again), two.stderr)
+            self.assertEqual(self.content(counter).count("x"), 2 if how == "release" else 1)
+        took = self.idem("run", "--key", "doubt", "--on-failure", "doubt", "--if-interrupted", "take-over", "--", "sh", "-c",
+                         f"echo x >>{self.server.folder}/doubt; exit 3")
+        self.assertEqual(took.returncode, 3)
+        killed = self.idem("run", "--key", "killed", "--on-failure", "keep", "--", "sh", "-c", "kill -KILL $$")
+        self.assertEqual(killed.returncode, 137)
+        self.assertEqual(self.idem("run", "--key", "killed", "--on-failure", "keep", "--", "sh", "-c", "kill -KILL $$").returncode,
+                         76)
+        one, two = self.run_twice("--key", "missing", "--", "/no/such/command")
+        self.assertEqual((one.returncode, two.returncode), (127, 127))
+
+    def test_run_large_output(self):
+        one, two = self.run_twice("--key", "k", "--", "sh", "-c", "head -c 3000000 /dev/zero; exit 0")
+        self.assertEqual((one.returncode, len(one.stdout)), (0, 3000000))
+        self.assertEqual((two.returncode, two.stdout), (0, b""))
+        self.assertIn(b"not kept", two.stderr)
+
+    def test_run_elsewhere_and_waiting(self):
+        ready = self.server.folder + "/fifo"
+        os.mkfifo(ready)
+        words = ["--key", "k", "--", "sh", "-c", f"cat {ready}"]
+        environment = {**os.environ, "IDEM_ADDRESS": self.server.addresses[0]}
+        owner = subprocess.Popen([IDEM, "run", *words], stdout=subprocess.PIPE, env=environment)
+        self.until(lambda: self.idem("get", "--key", "k").returncode == 0, "it runs")
+        self.assertEqual(self.idem("run", *words).returncode, 75)
+        waiter = subprocess.Popen([IDEM, "run", "--wait", "1m", *words], stdout=subprocess.PIPE, env=environment)
+        with open(ready, "w") as out:
+            out.write("done")
+        self.assertEqual(owner.communicate(timeout=PATIENCE)[0], b"done")
+        self.assertEqual(waiter.communicate(timeout=PATIENCE)[0], b"done")
+        self.assertEqual((owner.returncode, waiter.returncode), (0, 0))
+
+    def test_run_terminated(self):
+        environment = {**os.environ, "IDEM_ADDRESS": self.server.addresses[0]}
+        ready = self.server.folder + "/fifo"
+        os.mkfifo(ready)
+        running = subprocess.Popen([IDEM, "run", "--key", "k", "--", "sh", "-c", f"echo go >{ready}; exec sleep 600"],
+                                   env=environment, stderr=subprocess.PIPE)
+        with open(ready) as started:
+            self.assertEqual(started.read(), "go\n")
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=PATIENCE)
+        self.assertEqual(running.returncode, 128 + signal.SIGTERM)
+        self.assertEqual(self.fields("get", "--key", "k")["info.state"], "interrupted")
+
+
+if __name__ == "__main__":
+    unittest.main()

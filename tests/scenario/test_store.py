@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""A store that is full, damaged, or swept, seen through a real daemon."""
+import os
+import subprocess
+import unittest
+
+from harness import (Case, EXECUTE, IDEMD, PATIENCE, REPLAY, RUNNING, begin, complete, op, pb)
+
+MIB = 1 << 20
+
+
+class Full(Case):
+    def test_a_full_store_refuses_only_what_is_new(self):
+        daemon = self.daemon("--quota", "64MiB")
+        client = self.client(daemon)
+        done = client.begin("done").grant.fence
+        client.complete("done", done, b"body")
+        running = client.begin("running").grant.fence
+        fences = []
+        for i in range(2000):
+            reply = client.call(begin=begin(f"k{i}", input=os.urandom(65536)))
+            if reply.status.code:
+                break
+            fences.append((f"k{i}", reply.begin.grant.fence))
+        self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "STORE_FULL"))
+        self.assertGreater(len(fences), 300)
+        # A checkpoint needs a little less than a grant: one or two may still fit.
+        checkpoint = pb.CheckpointRequest(op=op("running"), fence=running,
+                                          checkpoint=pb.Checkpoint(name="n", data=os.urandom(65536)))
+        reasons = [client.call(checkpoint=checkpoint).status.reason for _ in range(5)]
+        self.assertEqual(reasons[-1], "STORE_FULL")
+        # Everything else goes on.
+        self.assertEqual(client.begin("done").outcome.body, b"body")
+        self.assertEqual(client.begin("running").answer, RUNNING)
+        self.assertEqual(client.call(renew=pb.RenewRequest(op=op("running"), fence=running, lease_ms=60000)).renew.ownership,
+                         pb.OWNERSHIP_HELD)
+        self.assertEqual(client.complete("running", running, b"x" * MIB).ownership, pb.OWNERSHIP_HELD)
+        for key, fence in fences[:200]:
+            self.assertEqual(client.complete(key, fence, b"x" * 1000).ownership, pb.OWNERSHIP_HELD)
+        for key, fence in fences[200:]:
+            released = client.call(release=pb.ReleaseRequest(op=op(key), fence=fence, effect=pb.EFFECT_NONE)).release
+            self.assertEqual(released.ownership, pb.OWNERSHIP_HELD)
+        # What was freed can be used.
+        self.assertEqual(client.begin("fresh", input=os.urandom(65536)).answer, EXECUTE)
+
+    def test_as_many_unfinished_as_allowed(self):
+        daemon = self.daemon("--max-unfinished", "3")
+        client = self.client(daemon)
+        fences = [client.begin(f"k{i}").grant.fence for i in range(3)]
+        reply = client.call(begin=begin("k3"))
+        self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED"))
+        self.assertEqual(client.begin("k0").answer, RUNNING)
+        client.complete("k0", fences[0])
+        self.assertEqual(client.begin("k3").answer, EXECUTE)
+
+
+class Damaged(Case):
+    """Bytes of the data file are changed while no daemon runs. LMDB keeps old pages, so all places that look alike are changed."""
+
+    def change(self, daemon, pattern, offset):
+        path = os.path.join(daemon.data, "store", "data.mdb")
+        with open(path, "r+b") as data:
+            content = data.read()
+            at, found = content.find(pattern), 0
+            while at >= 0:
+                data.seek(at + offset)
+                data.write(bytes([content[at + offset] ^ 0x55]))
+                found += 1
+                at = content.find(pattern, at + 1)
+        self.assertGreater(found, 0)
+
+    def start_fails(self, daemon, *options):
+        return subprocess.run([IDEMD, "--data", daemon.data, "--listen", "unix:" + daemon.socket, *options],
+                              stderr=subprocess.PIPE, timeout=PATIENCE)
+
+    @staticmethod
+    def record_of(key):
+        # The rest of a record begins with namespace, caller and key, each after its length.
+        return b"\x04test\x00" + bytes([len(key)]) + key.encode()
+
+    def test_a_bad_record_is_data_loss_for_its_operation_alone(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        for key in ("finished-one", "finished-two"):
+            client.complete(key, client.begin(key).grant.fence, b"body of " + key.encode())
+        client.begin("unfinished-one", lease_ms=3600 * 1000)
+        client.begin("unfinished-two", lease_ms=3600 * 1000)
+        daemon.terminate()
+        for key in ("finished-one", "unfinished-one"):
+            self.change(daemon, self.record_of(key), 9)
+        daemon.start()
+        client = self.client(daemon)
+        for key in ("finished-one", "unfinished-one"):
+            for call in (dict(begin=begin(key)), dict(begin=begin(key, if_interrupted=pb.IF_INTERRUPTED_TAKE_OVER)),
+                         dict(get=pb.GetRequest(op=op(key))), dict(complete=complete(key, 1))):
+                self.assertEqual(client.call(**call).status.code, pb.CODE_DATA_LOSS)
+        self.assertEqual(client.begin("finished-two").outcome.body, b"body of finished-two")
+        self.assertEqual(client.begin("unfinished-two").answer, RUNNING)
+        for key in ("finished-one", "unfinished-one"):
+            forget = pb.ForgetRequest(op=op(key), revision=1)
+            self.assertEqual(client.call(forget=forget).forget.ownership, pb.OWNERSHIP_HELD)
+            self.assertEqual(client.begin(key).answer, EXECUTE)
+        daemon.terminate()
+        checked = subprocess.run([IDEMD, "--check-data", daemon.data], stdout=subprocess.PIPE, timeout=PATIENCE)
+        self.assertEqual(checked.returncode, 0, checked.stdout)
+        daemon.start()
+
+    def test_a_bad_head_is_not_started_with(self):
+        for table, finish in (("finished", True), ("unfinished", False)):
+            with self.subTest(table):
+                daemon = self.daemon()
+                client = self.client(daemon)
+                fence = client.begin("lost").grant.fence
+                if finish:
+                    client.complete("lost", fence)
+                client.begin("kept", lease_ms=3600 * 1000)
+                daemon.terminate()
+                self.change(daemon, self.record_of("lost"), -30)
+                failed = self.start_fails(daemon)
+                self.assertEqual(failed.returncode, 65)
+                self.assertIn(b"--accept-loss", failed.stderr)
+                self.assertIn(table.encode(), failed.stderr)
+                checked = subprocess.run([IDEMD, "--check-data", daemon.data], stdout=subprocess.PIPE, timeout=PATIENCE)
+                self.assertEqual(checked.returncode, 65)
+                daemon.options = ["--accept-loss"]
+                daemon.start()
+                self.assertTrue(any("event=lost" in line and table in line for line in daemon.log))
+                client = self.client(daemon)
+                self.assertEqual(client.begin("kept").answer, RUNNING)
+                self.assertEqual(client.begin("lost").answer, EXECUTE)
+
+    def test_a_file_that_is_no_store(self):
+        daemon = self.daemon()
+        daemon.terminate()
+        with open(os.path.join(daemon.data, "store", "data.mdb"), "r+b") as data:
+            data.write(os.urandom(16384))
+        self.assertEqual(self.start_fails(daemon).returncode, 65)
+
+
+class Swept(Case):
+    def test_many_go_and_their_space_is_used_again(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+
+        def stats():
+            return {m.name: m.value for m in client.call(stats=pb.StatsRequest()).stats.metrics if not m.labels}
+
+        # More than one slice of a sweep holds.
+        for first in range(0, 6000, 500):
+            ids = [client.send(begin=begin(f"k{first + i}")) for i in range(500)]
+            fences = [client.reply(i).begin.grant.fence for i in ids]
+            ids = [client.send(complete=complete(f"k{first + i}", fence, b"x" * (3000 if i % 50 == 0 else 10), keep_ms=1000))
+                   for i, fence in enumerate(fences)]
+            for i in ids:
+                self.assertEqual(client.reply(i).complete.ownership, pb.OWNERSHIP_HELD)
+        self.until(lambda: stats()["idemd_finished"] == 0, "all are swept")
+        self.assertEqual(stats()["idemd_swept_total"], 6000)
+        used = stats()["idemd_store_used_bytes"]
+        self.assertLess(used, 2 * MIB)
+
+
+if __name__ == "__main__":
+    unittest.main()
