@@ -2,8 +2,8 @@
  * manual page walk it. */
 #include "daemon/options.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
@@ -243,6 +243,27 @@ static bool refuse(struct options_error *error, int exit_code, const char *where
     return false;
 }
 
+/* Is text[0 .. size) an address of this machine alone, or the name of one? No name is looked up here. */
+static bool is_loopback(const char *text, size_t size)
+{
+    char host[64];
+    struct in_addr address;
+
+    if (size >= sizeof host)
+        return false;
+    memcpy(host, text, size);
+    host[size] = '\0';
+    return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+           (strncmp(host, "127.", 4) == 0 && inet_pton(AF_INET, host, &address) == 1);
+}
+
+static bool is_port(const char *text)
+{
+    const size_t size = strlen(text);
+
+    return size >= 1 && size <= 5 && strspn(text, "0123456789") == size && atoi(text) <= 65535;
+}
+
 static const char *address_fault(const char *address)
 {
     const struct sockaddr_un *name = NULL;
@@ -251,13 +272,10 @@ static const char *address_fault(const char *address)
         return strlen(address + 5) < sizeof name->sun_path ? NULL : "the path of a Unix socket has at most 107 bytes";
     if (strncmp(address, "tcp:", 4) != 0)
         return "an address is written unix:/path or tcp:host:port";
-    const char *port = strrchr(address + 4, ':');
-    if (!port || port == address + 4 || !port[1] || strspn(port + 1, "0123456789") != strlen(port + 1) ||
-        strlen(port + 1) > 5 || atoi(port + 1) > 65535)
+    const char *host = address + 4, *port = strrchr(host, ':');
+    if (!port || port == host || !is_port(port + 1))
         return "an address is written unix:/path or tcp:host:port, with a port of at most 65535";
-    const size_t size = (size_t)(port - address - 4);
-    if (strncmp(address + 4, "127.", 4) != 0 && !(size == 9 && strncmp(address + 4, "localhost", 9) == 0) &&
-        !(size == 5 && strncmp(address + 4, "[::1]", 5) == 0))
+    if (!is_loopback(host, (size_t)(port - host)))
         return "only loopback addresses (127.x.x.x, localhost, [::1]): TLS and authentication are not there yet";
     return NULL;
 }
