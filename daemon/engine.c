@@ -306,6 +306,14 @@ struct engine_counts engine_counts(const struct engine *engine)
     };
 }
 
+struct engine_counts engine_counts_of(const struct engine *engine, struct bytes namespace)
+{
+    const struct space *space = operation_space(engine, namespace);
+
+    return (struct engine_counts){.running = space ? space->running_count : 0,
+                                  .interrupted = space ? space->interrupted_count : 0};
+}
+
 void engine_check(const struct engine *engine)
 {
     uint64_t running = 0, interrupted = 0, waiting = engine->recovers.count;

@@ -114,6 +114,8 @@ struct engine_counts {
     uint64_t memory_bytes; /* of operations and index */
 };
 struct engine_counts engine_counts(const struct engine *engine);
+/* Of one namespace: only running and interrupted, which are what the engine knows by namespace; the others are 0. */
+struct engine_counts engine_counts_of(const struct engine *engine, struct bytes namespace);
 /* Walks everything and asserts what must hold. For tests. */
 void engine_check(const struct engine *engine);
 

@@ -3,6 +3,7 @@
 #include "daemon/metrics.h"
 
 #include <stddef.h>
+#include <string.h>
 
 static const char *const call_names[METRICS_CALLS] = {"hello",      "begin", "complete", "release", "renew",
                                                       "checkpoint", "get",   "recover",  "resolve", "forget",
@@ -96,4 +97,21 @@ void metrics_each(const struct metrics *metrics, const struct metrics_gauges *ga
     for (unsigned answer = 1; answer < METRICS_ANSWERS; answer++)
         visit(context, "idemd_begins_total", "answer", answer_names[answer], NULL, NULL,
               (double)metrics->begins[answer], "answers to Begin");
+}
+
+static const char *help_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof gauges_table / sizeof gauges_table[0]; i++)
+        if (strcmp(gauges_table[i].name, name) == 0)
+            return gauges_table[i].help;
+    return "";
+}
+
+void metrics_each_of_namespace(const char *namespace, uint64_t running, uint64_t interrupted, uint64_t started_ms,
+                               metrics_visit *visit, void *context)
+{
+    visit(context, "idemd_started_ms", NULL, NULL, NULL, NULL, (double)started_ms, help_of("idemd_started_ms"));
+    visit(context, "idemd_running", "namespace", namespace, NULL, NULL, (double)running, help_of("idemd_running"));
+    visit(context, "idemd_interrupted", "namespace", namespace, NULL, NULL, (double)interrupted,
+          help_of("idemd_interrupted"));
 }

@@ -34,6 +34,10 @@ typedef void metrics_visit(void *context, const char *name, const char *label_na
 void metrics_each(const struct metrics *metrics, const struct metrics_gauges *gauges, metrics_visit *visit,
                   void *context);
 
+/* The few that are known by namespace, with it as their label. */
+void metrics_each_of_namespace(const char *namespace, uint64_t running, uint64_t interrupted, uint64_t started_ms,
+                               metrics_visit *visit, void *context);
+
 /* The name of a call by its field number ("begin"), NULL where there is none; of a status code ("NOT_FOUND"). */
 const char *metrics_call_name(unsigned call);
 const char *metrics_code_name(unsigned code);

@@ -113,7 +113,7 @@ static void lives_remove(struct engine *engine, struct operation *operation)
         lives_squeeze(lives);
 }
 
-/* ---- What is interrupted, by namespace ------------------------------------------ */
+/* ---- What is unfinished, by namespace ------------------------------------------ */
 
 static struct space **space_slot(const struct engine *engine, struct bytes namespace)
 {
@@ -130,9 +130,8 @@ struct space *operation_space(const struct engine *engine, struct bytes namespac
     return *space_slot(engine, namespace);
 }
 
-static void enter_space(struct engine *engine, struct operation *operation, const struct record *record)
+static struct space *space_of(struct engine *engine, struct bytes namespace)
 {
-    const struct bytes namespace = record->id.namespace;
     struct space **slot = space_slot(engine, namespace);
 
     if (!*slot) {
@@ -140,19 +139,34 @@ static void enter_space(struct engine *engine, struct operation *operation, cons
         (*slot)->namespace_bytes = namespace.size;
         memcpy((*slot)->namespace, namespace.data, namespace.size);
     }
-    operation->space = *slot;
+    return *slot;
+}
+
+static void enter_space(struct engine *engine, struct operation *operation, const struct record *record)
+{
+    struct space *space = operation->space = space_of(engine, record->id.namespace);
+
+    if (record->state == RECORD_RUNNING) {
+        space->running_count++;
+        return;
+    }
     operation->operation_tag = operation_tag(record->operation);
-    (*slot)->count++;
-    interrupted_append(&(*slot)->interrupted, operation);
+    space->interrupted_count++;
+    interrupted_append(&space->interrupted, operation);
 }
 
 static void leave_space(struct engine *engine, struct operation *operation)
 {
     struct space *space = operation->space;
 
-    interrupted_remove(&space->interrupted, operation);
     operation->space = NULL;
-    if (--space->count == 0) {
+    if (operation->state == RECORD_RUNNING) {
+        space->running_count--;
+    } else {
+        space->interrupted_count--;
+        interrupted_remove(&space->interrupted, operation);
+    }
+    if (space->running_count == 0 && space->interrupted_count == 0) {
         struct space **slot = space_slot(engine, bytes_of(space->namespace, space->namespace_bytes));
         assert(*slot == space);
         *slot = space->next;
@@ -210,7 +224,7 @@ static void enter(struct engine *engine, struct operation *operation, const stru
         engine->finished++;
     if (operation->damaged)
         return;
-    if (record->state == RECORD_INTERRUPTED)
+    if (record->state != RECORD_DONE)
         enter_space(engine, operation, record);
     if (record->state != RECORD_DONE && record->flags & RECORD_RECOVERED && record->attempt_id.size)
         enter_recovered(engine, operation, record);
@@ -808,7 +822,7 @@ void operation_check(const struct engine *engine, const struct operation *operat
         return;
     operation_read(operation, &record);
     assert(record.life == operation->life && record.hash == operation->hash);
-    assert((operation->space != NULL) == (record.state == RECORD_INTERRUPTED));
+    assert((operation->space != NULL) == (record.state != RECORD_DONE));
     assert(!deadline_is_set(&operation->lease) || record.state == RECORD_RUNNING);
     /* A running operation has a lease, or gets it when its batch is flushed. */
     assert(record.state != RECORD_RUNNING || deadline_is_set(&operation->lease) ||

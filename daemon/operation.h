@@ -41,16 +41,16 @@ struct operation {
     struct operation_link batch; /* what the open batch, or the one in flight, changed */
     struct party *party;         /* bound to */
     struct operation_link bound;
-    struct space *space; /* INTERRUPTED: its namespace, for Recover */
+    struct space *space; /* RUNNING, INTERRUPTED: its namespace */
     struct operation_link interrupted;
     struct operation *recovered_next; /* same chain of the table of Recover's attempt ids */
 };
 
-/* What is interrupted in one namespace, longest first. There while anything is. */
+/* What is unfinished in one namespace; what is interrupted, longest first. There while anything is. */
 struct space {
     struct space *next;
     struct operation_list interrupted;
-    uint32_t count;
+    uint32_t running_count, interrupted_count;
     uint32_t namespace_bytes;
     uint8_t namespace[];
 };

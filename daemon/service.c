@@ -333,9 +333,16 @@ static void on_stats(struct session *session, const Idem__V1__Request *request)
     Idem__V1__StatsResponse stats_response = IDEM__V1__STATS_RESPONSE__INIT;
     Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
     struct stats stats = {service->arena, &stats_response, CAPACITY};
+    const char *namespace = request->stats->namespace_;
 
     stats_response.metrics = arena_zero(service->arena, CAPACITY * sizeof *stats_response.metrics);
-    metrics_each(&service->metrics, &gauges, add_metric, &stats);
+    if (*namespace) {
+        const struct engine_counts counts =
+            engine_counts_of(service->engine, bytes_of(namespace, (uint32_t)strlen(namespace)));
+        metrics_each_of_namespace(namespace, counts.running, counts.interrupted, gauges.started_ms, add_metric, &stats);
+    } else {
+        metrics_each(&service->metrics, &gauges, add_metric, &stats);
+    }
     response.id = request->id;
     response.result_case = IDEM__V1__RESPONSE__RESULT_STATS;
     response.stats = &stats_response;

@@ -170,6 +170,30 @@ class Interrupted(Case):
         self.assertEqual(client.call(forget=forget).forget.ownership, pb.OWNERSHIP_GONE)
         self.assertEqual(client.call(get=pb.GetRequest(op=op("c"))).status.code, pb.CODE_NOT_FOUND)
 
+    def test_stats(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+
+        def stats(**request):
+            metrics = client.call(stats=pb.StatsRequest(**request)).stats.metrics
+            return {(m.name, *((l.name, l.value) for l in m.labels)): m.value for m in metrics}
+
+        fence = client.begin("a").grant.fence
+        client.begin("b")
+        client.begin("c", namespace="other")
+        client.call(release=pb.ReleaseRequest(op=op("a"), fence=fence, effect=pb.EFFECT_UNKNOWN))
+        client.call(get=pb.GetRequest(op=op("nobody")))
+        whole = stats()
+        self.assertEqual((whole[("idemd_running",)], whole[("idemd_interrupted",)]), (2, 1))
+        self.assertEqual(whole[("idemd_calls_total", ("call", "begin"), ("code", "OK"))], 3)
+        self.assertEqual(whole[("idemd_calls_total", ("call", "get"), ("code", "NOT_FOUND"))], 1)
+        self.assertEqual(whole[("idemd_begins_total", ("answer", "EXECUTE"))], 3)
+        self.assertGreater(whole[("idemd_started_ms",)], 1.7e12)
+        for namespace, running, interrupted in (("test", 1, 1), ("other", 1, 0), ("none", 0, 0)):
+            label = ("namespace", namespace)
+            of = stats(namespace=namespace)
+            self.assertEqual((of[("idemd_running", label)], of[("idemd_interrupted", label)]), (running, interrupted))
+
     def test_list_pages_see_everything(self):
         daemon = self.daemon()
         client = self.client(daemon)
