@@ -68,16 +68,27 @@ void clock_read_mark(struct clock_mark *mark)
     read_boot_id(mark->boot_id);
 }
 
-void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms)
-{
-    clock->retention_minus_boot_ms = retention_ms - boot_ms;
-}
-
-struct now clock_now(const struct clock *clock)
+static uint64_t wall_minus_boot(void)
 {
     const uint64_t boot_ms = read_ms(CLOCK_BOOTTIME);
 
+    return read_ms(CLOCK_REALTIME) - boot_ms;
+}
+
+void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms)
+{
+    clock->retention_minus_boot_ms = retention_ms - boot_ms;
+    clock->wall_minus_boot_ms = wall_minus_boot();
+}
+
+struct now clock_now(struct clock *clock)
+{
+    const uint64_t boot_ms = read_ms(CLOCK_BOOTTIME), offset_ms = wall_minus_boot();
+
+    /* The two clocks are read one after the other, each rounded: a step of one is none. */
+    if (offset_ms - clock->wall_minus_boot_ms + 1 > 2)
+        clock->wall_minus_boot_ms = offset_ms;
     return (struct now){.boot_ms = boot_ms,
-                        .wall_ms = read_ms(CLOCK_REALTIME),
+                        .wall_ms = boot_ms + clock->wall_minus_boot_ms,
                         .retention_ms = boot_ms + clock->retention_minus_boot_ms};
 }

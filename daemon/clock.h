@@ -28,12 +28,14 @@ uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark 
 /* A running clock: retention advances with CLOCK_BOOTTIME from where it was set. */
 struct clock {
     uint64_t retention_minus_boot_ms; /* modulo 2^64 */
+    uint64_t wall_minus_boot_ms;      /* as last told; moves when the wall clock was set, not for rounding */
 };
 
 /* Reads boot time, wall time and boot id now; retention_ms is 0. */
 void clock_read_mark(struct clock_mark *mark);
 /* Starts at `retention_ms` as of boot time `boot_ms`. */
 void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms);
-struct now clock_now(const struct clock *clock);
+/* The three together: between two readings all advance alike, unless the wall clock was set. */
+struct now clock_now(struct clock *clock);
 
 #endif
