@@ -455,7 +455,8 @@ static void check_change(const struct store *store, const struct store_change *c
     assert(record.hash == record_hash(store->disk->facts.secret, &record.id));
     assert((record.state == RECORD_DONE) == (change->kind == STORE_FINISH));
     for (int kind = 1; kind < BLOB_KINDS; kind++)
-        assert(!change->values[kind].data || change->values[kind].size > 0);
+        /* Only a checkpoint may be given empty, to replace one that was not. */
+        assert(!change->values[kind].data || change->values[kind].size > 0 || kind == BLOB_CHECKPOINT);
 }
 
 static void keep_values(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS])
@@ -533,6 +534,16 @@ static void read_on(struct store *store, struct swept *swept)
         batch_apply(&store->readable, store->ahead, store->sweep_slice, swept);
 }
 
+/* The batch in flight is on the disk. */
+static void commit(struct store *store)
+{
+    struct batch *batch = store->flight;
+    assert(batch && !store->finished);
+    batch_apply(&store->disk->tables, batch, store->sweep_slice, NULL);
+    store->disk->newest = batch->newest;
+    store->disk->facts.mark = batch->mark;
+}
+
 static void poll_durable(struct store *store, struct store_event *event)
 {
     struct batch *batch = store->flight;
@@ -540,12 +551,19 @@ static void poll_durable(struct store *store, struct store_event *event)
     store->flight = NULL;
     *store->unapplied_last = batch;
     store->unapplied_last = &batch->next;
+    if (!store->ahead)
+        store->ahead = batch;
     store->durable = event->durable = batch->newest;
 }
 
 static void poll_applied(struct store *store, struct store_event *event)
 {
+    struct swept swept = {
+        calloc(store->disk->tables.finished.count + store->readable.finished.count + 1, sizeof(struct store_swept)), 0,
+        false};
+    assert(swept.at);
     store->apply = false;
+    read_on(store, &swept);
     while (store->unapplied) {
         struct batch *next = store->unapplied->next;
         batch_free(store->unapplied);
@@ -553,6 +571,9 @@ static void poll_applied(struct store *store, struct store_event *event)
     }
     store->unapplied_last = &store->unapplied;
     store->applied = event->applied = store->durable;
+    event->swept = store->swept = swept.at;
+    event->swept_count = swept.count;
+    event->more_to_sweep = swept.more;
 }
 
 bool store_poll(struct store *store, struct store_event *event)
@@ -566,6 +587,186 @@ bool store_poll(struct store *store, struct store_event *event)
         snprintf(event->message, sizeof event->message, "a commit failed, as told");
         return true;
     }
-    /* TODO */
+    if (store->finished)
+        poll_durable(store, event);
+    if (store->apply)
+        poll_applied(store, event);
     return true;
+}
+
+/* ---- Places ---- */
+
+uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms)
+{
+    uint64_t step = 1, seconds = (expires_ms + 999) / 1000;
+    while (step * 2 <= keep_ms / 8000)
+        step *= 2;
+    seconds = (seconds + step - 1) / step * step;
+    return seconds << PLACE_COUNT_BITS | ++store->disk->places;
+}
+
+uint64_t store_first_place(const struct store *store)
+{
+    const struct rows *finished = &store->readable.finished, *values = &store->readable.values;
+    const uint32_t first_value = rows_find(values, UINT64_C(1) << 53, 0);
+    uint64_t first = finished->count ? finished->at[0].key : 0;
+    if (first_value < values->count && (!first || values->at[first_value].key < first))
+        first = values->at[first_value].key;
+    return first;
+}
+
+/* ---- Reading ---- */
+
+/* A copy that goes stale at the end of the turn. */
+static struct bytes lend(struct store *store, const struct row *row)
+{
+    struct lent *lent = malloc(sizeof *lent);
+    assert(lent);
+    *lent = (struct lent){store->lent, copy_of(bytes_of(row->data, row->size))};
+    if (row->damaged)
+        lent->data[RECORD_HEAD_BYTES] ^= 0xff;
+    store->lent = lent;
+    return bytes_of(lent->data, row->size);
+}
+
+static const struct tables *read_from(const struct store *store)
+{
+    return store->reads_ahead ? &store->disk->tables : &store->readable;
+}
+
+enum store_read store_read_finished(struct store *store, uint64_t place, struct bytes *record)
+{
+    const struct row *row = rows_get(&read_from(store)->finished, place, 0);
+    if (!row)
+        return STORE_MISSING;
+    *record = lend(store, row);
+    return STORE_FOUND;
+}
+
+enum store_read store_read_value(struct store *store, uint64_t key, enum blob_kind kind, uint32_t size, uint8_t *out)
+{
+    const struct row *row = rows_get(&read_from(store)->values, key, kind);
+    if (!row)
+        return STORE_MISSING;
+    if (row->damaged || row->size != size)
+        return STORE_DAMAGED;
+    memcpy(out, row->data, size);
+    return STORE_FOUND;
+}
+
+uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
+                             bool (*visit)(void *context, uint64_t place, struct bytes record), void *context)
+{
+    const struct rows *rows = &read_from(store)->finished;
+    for (uint32_t i = rows_find(rows, place, 0), seen = 0; i < rows->count; i++, seen++)
+        if (seen == records_max || !visit(context, rows->at[i].key, lend(store, &rows->at[i])))
+            return rows->at[i].key;
+    return 0;
+}
+
+void store_end_turn(struct store *store)
+{
+    while (store->lent) {
+        struct lent *next = store->lent->next;
+        free(store->lent->data);
+        free(store->lent);
+        store->lent = next;
+    }
+}
+
+struct store_space store_space(const struct store *store, uint64_t unfinished)
+{
+    (void)unfinished;
+    return (struct store_space){.used_bytes = 4096, .quota_bytes = 1 << 30, .full = store->full};
+}
+
+/* ---- The thread, and trouble ---- */
+
+void fake_store_finish(struct store *store)
+{
+    fake_store_finish_unapplied(store);
+    store->apply = true;
+}
+
+void fake_store_finish_unapplied(struct store *store)
+{
+    commit(store);
+    store->finished = true;
+    if (store->wake)
+        store->wake(store->wake_context);
+}
+
+void fake_store_apply(struct store *store)
+{
+    store->apply = true;
+}
+
+bool fake_store_lags(const struct store *store)
+{
+    return store->unapplied != NULL;
+}
+
+void fake_store_fail(struct store *store)
+{
+    store->failed = true;
+}
+
+void fake_store_read_ahead(struct store *store, bool ahead)
+{
+    store->reads_ahead = ahead;
+}
+
+void fake_store_crash(struct store *store, bool flight_survives)
+{
+    if (store->flight && flight_survives && !store->finished)
+        commit(store);
+    store_free(store);
+}
+
+void fake_store_set_full(struct store *store, bool full)
+{
+    store->full = full;
+}
+
+void fake_store_sweep_slice(struct store *store, uint32_t records)
+{
+    store->sweep_slice = records;
+}
+
+static bool damage(struct rows *rows, uint64_t key, enum blob_kind kind)
+{
+    struct row *row = rows_get(rows, key, kind);
+    if (row)
+        row->damaged = true;
+    return row != NULL;
+}
+
+/* In what a start would load, the bytes themselves are damaged. */
+static bool damage_record(struct tables *tables, uint64_t key)
+{
+    struct row *row = rows_get(&tables->unfinished, key, 0);
+    if (row)
+        row->data[RECORD_HEAD_BYTES] ^= 0xff;
+    return row || damage(&tables->finished, key, 0);
+}
+
+bool fake_disk_damage(const char *directory, uint64_t key)
+{
+    struct disk *disk = disk_of(directory);
+    const bool readable = disk->open && damage_record(&disk->open->readable, key);
+    return damage_record(&disk->tables, key) || readable;
+}
+
+bool fake_disk_damage_value(const char *directory, uint64_t key, enum blob_kind kind)
+{
+    struct disk *disk = disk_of(directory);
+    const bool readable = disk->open && damage(&disk->open->readable.values, key, kind);
+    return damage(&disk->tables.values, key, kind) || readable;
+}
+
+void fake_store_observe(struct store *store, void (*observe)(void *context, const struct store_change *change),
+                        void *context)
+{
+    store->observe = observe;
+    store->observe_context = context;
 }
