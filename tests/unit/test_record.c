@@ -1,0 +1,237 @@
+/* A record's bytes: what goes in comes out, and no damage goes unnoticed. */
+#include "daemon/record.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "proto/limits.h"
+
+static uint8_t filler[RECORD_BYTES_MAX];
+
+static struct bytes some(uint32_t size)
+{
+    return bytes_of(filler, size);
+}
+
+static struct record running(void)
+{
+    return (struct record){
+        .id = {some(7), some(0), some(36)},
+        .hash = 0x1122334455667788,
+        .state = RECORD_RUNNING,
+        .flags = RECORD_BOUND,
+        .life = UINT64_C(1700000000) << 20,
+        .fence = (UINT64_C(1700000000) << 20) + 5,
+        .revision = (UINT64_C(1700000000) << 20) + 9,
+        .attempt = 2,
+        .lease_ms = 30000,
+        .keep_ms = 5,
+        .begun_ms = 1700000000123,
+        .interrupted_ms = 0,
+        .operation = some(12),
+        .fingerprint = some(32),
+        .attempt_id = some(16),
+        .owner = some(9),
+        .checkpoint_name = some(4),
+        .input_bytes = 65536,
+        .checkpoint_bytes = 3,
+    };
+}
+
+static struct record done(void)
+{
+    struct record record = running();
+
+    record.state = RECORD_DONE;
+    record.flags = RECORD_RESOLVED | RECORD_BODY_DROPPED;
+    record.attempt_id = record.checkpoint_name = (struct bytes){0};
+    record.input_bytes = record.checkpoint_bytes = 0;
+    record.done_ms = record.begun_ms - 40; /* the wall clock was set back */
+    record.expires_ms = 1700000900000;
+    record.body_expires_ms = 1700000100000;
+    record.body_place = 42;
+    record.outcome_kind = 2;
+    record.outcome_code = -5;
+    record.body_bytes = UINT64_C(1) << 40;
+    record.digest[0] = UINT64_MAX;
+    record.digest[1] = 1;
+    record.attributes_bytes = 5;
+    record.body_field_bytes = 100;
+    record.inline_values = some(105);
+    return record;
+}
+
+static void assert_bytes(struct bytes a, struct bytes b)
+{
+    assert_true(bytes_equal(a, b));
+}
+
+static void assert_same(const struct record *a, const struct record *b)
+{
+    assert_bytes(a->id.namespace, b->id.namespace);
+    assert_bytes(a->id.caller, b->id.caller);
+    assert_bytes(a->id.key, b->id.key);
+    assert_bytes(a->operation, b->operation);
+    assert_bytes(a->fingerprint, b->fingerprint);
+    assert_bytes(a->attempt_id, b->attempt_id);
+    assert_bytes(a->owner, b->owner);
+    assert_bytes(a->traceparent, b->traceparent);
+    assert_bytes(a->checkpoint_name, b->checkpoint_name);
+    assert_bytes(a->inline_values, b->inline_values);
+    assert_int_equal(a->hash, b->hash);
+    assert_int_equal(a->state, b->state);
+    assert_int_equal(a->flags, b->flags);
+    assert_int_equal(a->life, b->life);
+    assert_int_equal(a->fence, b->fence);
+    assert_int_equal(a->revision, b->revision);
+    assert_int_equal(a->attempt, b->attempt);
+    assert_int_equal(a->lease_ms, b->lease_ms);
+    assert_int_equal(a->keep_ms, b->keep_ms);
+    assert_int_equal(a->begun_ms, b->begun_ms);
+    assert_int_equal(a->interrupted_ms, b->interrupted_ms);
+    assert_int_equal(a->done_ms, b->done_ms);
+    assert_int_equal(a->input_bytes, b->input_bytes);
+    assert_int_equal(a->checkpoint_bytes, b->checkpoint_bytes);
+    assert_int_equal(a->expires_ms, b->expires_ms);
+    assert_int_equal(a->body_expires_ms, b->body_expires_ms);
+    assert_int_equal(a->body_place, b->body_place);
+    assert_int_equal(a->outcome_kind, b->outcome_kind);
+    assert_int_equal(a->outcome_code, b->outcome_code);
+    assert_int_equal(a->body_bytes, b->body_bytes);
+    assert_int_equal(a->digest[0], b->digest[0]);
+    assert_int_equal(a->digest[1], b->digest[1]);
+    assert_int_equal(a->attributes_bytes, b->attributes_bytes);
+    assert_int_equal(a->body_field_bytes, b->body_field_bytes);
+}
+
+static uint32_t round_trip(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
+{
+    const uint32_t size = record_encode(record, out);
+    struct record read;
+
+    assert_int_equal(record_decode(bytes_of(out, size), &read), RECORD_GOOD);
+    assert_same(record, &read);
+    return size;
+}
+
+static void what_goes_in_comes_out(void **state)
+{
+    uint8_t out[RECORD_BYTES_MAX];
+    struct record record = running(), head;
+
+    (void)state;
+    round_trip(&record, out);
+    record = done();
+    const uint32_t size = round_trip(&record, out);
+    assert_int_equal(record_decode_head(bytes_of(out, size), &head), RECORD_GOOD);
+    assert_int_equal(head.hash, record.hash);
+    assert_int_equal(head.expires_ms, record.expires_ms);
+    assert_int_equal(head.body_place, record.body_place);
+    assert_int_equal(record_values_bytes(bytes_of(out, size)), 105);
+    record.interrupted_ms = record.begun_ms + 1;
+    record.outcome_code = INT32_MIN;
+    round_trip(&record, out);
+}
+
+/* Everything as large as it can be still fits, and what room is left can be used to the last byte. */
+static void the_largest_fits(void **state)
+{
+    uint8_t out[RECORD_BYTES_MAX];
+    struct record record = done();
+
+    (void)state;
+    record.id =
+        (struct identity){some(IDEM_NAMESPACE_BYTES_MAX), some(IDEM_CALLER_BYTES_MAX), some(IDEM_KEY_BYTES_MAX)};
+    record.operation = some(IDEM_OPERATION_BYTES_MAX);
+    record.fingerprint = some(IDEM_FINGERPRINT_BYTES_MAX);
+    record.attempt_id = some(IDEM_ATTEMPT_ID_BYTES);
+    record.owner = some(IDEM_OWNER_BYTES_MAX);
+    record.traceparent = some(IDEM_TRACEPARENT_BYTES_MAX);
+    record.checkpoint_name = some(IDEM_CHECKPOINT_NAME_BYTES_MAX);
+    record.inline_values = (struct bytes){0};
+    record.attempt = record.lease_ms = UINT32_MAX;
+    record.keep_ms = record.begun_ms = UINT64_MAX >> 2;
+    record.body_bytes = UINT64_MAX;
+    record.attributes_bytes = 10;
+    record.body_field_bytes = RECORD_BYTES_MAX;
+    round_trip(&record, out);
+    const uint32_t room = record_inline_room(&record);
+    assert_true(room > 300);
+    record.inline_values = some(room);
+    record.body_field_bytes = room - 10;
+    assert_true(round_trip(&record, out) <= RECORD_BYTES_MAX);
+}
+
+static void no_flipped_bit_goes_unnoticed(void **state)
+{
+    uint8_t out[RECORD_BYTES_MAX];
+    const struct record records[] = {running(), done()};
+    struct record read;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const uint32_t size = record_encode(&records[i], out);
+        for (uint32_t bit = 0; bit < size * 8; bit++) {
+            out[bit / 8] ^= (uint8_t)(1 << bit % 8);
+            const enum record_check check = record_decode(bytes_of(out, size), &read);
+            assert_int_equal(check, bit / 8 < RECORD_HEAD_BYTES ? RECORD_BAD_HEAD : RECORD_BAD_REST);
+            if (check == RECORD_BAD_REST)
+                assert_int_equal(read.hash, records[i].hash);
+            out[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        }
+    }
+}
+
+static void no_part_of_one_is_taken_for_it(void **state)
+{
+    uint8_t out[RECORD_BYTES_MAX + 1];
+    const struct record record = done();
+    const uint32_t size = record_encode(&record, out);
+    struct record read;
+
+    (void)state;
+    for (uint32_t part = 0; part < size; part++)
+        assert_int_not_equal(record_decode(bytes_of(out, part), &read), RECORD_GOOD);
+    out[size] = 0;
+    assert_int_equal(record_decode(bytes_of(out, size + 1), &read), RECORD_BAD_REST);
+}
+
+/* Parts of an identity never run together, and another secret is another hash. */
+static void identities_have_hashes_of_their_own(void **state)
+{
+    static const char *const names[][3] = {{"n", "a", "bc"}, {"n", "ab", "c"}, {"na", "", "bc"}, {"n", "", "abc"}};
+    uint8_t secret[RECORD_SECRET_BYTES], other[RECORD_SECRET_BYTES];
+    uint64_t hashes[4];
+
+    (void)state;
+    for (int i = 0; i < RECORD_SECRET_BYTES; i++)
+        secret[i] = (uint8_t)(i * 31 + 7), other[i] = (uint8_t)(i * 59 + 13);
+    for (int i = 0; i < 4; i++) {
+        struct identity id;
+        struct bytes *parts[] = {&id.namespace, &id.caller, &id.key};
+        for (int k = 0; k < 3; k++)
+            *parts[k] = bytes_of(names[i][k], (uint32_t)strlen(names[i][k]));
+        hashes[i] = record_hash(secret, &id);
+        for (int k = 0; k < i; k++)
+            assert_int_not_equal(hashes[i], hashes[k]);
+        assert_int_not_equal(hashes[i], record_hash(other, &id));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_goes_in_comes_out),
+        cmocka_unit_test(the_largest_fits),
+        cmocka_unit_test(no_flipped_bit_goes_unnoticed),
+        cmocka_unit_test(no_part_of_one_is_taken_for_it),
+        cmocka_unit_test(identities_have_hashes_of_their_own),
+    };
+
+    for (uint32_t i = 0; i < sizeof filler; i++)
+        filler[i] = (uint8_t)('a' + i % 26);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

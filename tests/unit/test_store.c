@@ -1,0 +1,538 @@
+/* The store itself: what is durable, what is read again, what goes, and what it refuses to open. */
+#include "daemon/store.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/check.h"
+#include "daemon/memory.h"
+
+struct world {
+    char folder[64], data[96];
+    int wake[2];
+    struct store *store;
+};
+
+static void on_wake(void *context)
+{
+    const struct world *world = context;
+
+    assert_int_equal(write(world->wake[1], "w", 1), 1);
+}
+
+static struct store *try_open(struct world *world, uint64_t quota_bytes, struct store_error *error)
+{
+    const struct store_options options = {
+        .directory = world->data, .quota_bytes = quota_bytes, .wake = on_wake, .wake_context = world};
+
+    return store_open(&options, error);
+}
+
+static void reopen(struct world *world)
+{
+    struct store_error error;
+
+    store_close(world->store);
+    world->store = try_open(world, UINT64_C(1) << 33, &error);
+    if (!world->store)
+        fail_msg("%s", error.message);
+}
+
+static int set_up(void **state)
+{
+    struct world *world = mem_zero(1, sizeof *world);
+
+    strcpy(world->folder, "/tmp/idemd-store-XXXXXX");
+    if (!mkdtemp(world->folder) || pipe(world->wake) != 0)
+        return -1;
+    snprintf(world->data, sizeof world->data, "%s/data", world->folder);
+    reopen(world);
+    *state = world;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    static const char *const names[] = {"data/store/data.mdb",
+                                        "data/store/lock.mdb",
+                                        "data/store",
+                                        "data/store.new/data.mdb",
+                                        "data/store.new",
+                                        "data/lock",
+                                        "data/letter",
+                                        "data",
+                                        ""};
+    struct world *world = *state;
+    char path[160];
+
+    store_close(world->store);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", world->folder, names[i]);
+        remove(path);
+    }
+    close(world->wake[0]);
+    close(world->wake[1]);
+    mem_free(world);
+    return 0;
+}
+
+/* Hands the open batch over and waits until it is durable. Returns the event, good until the next. */
+static struct store_event commit(struct world *world)
+{
+    struct store_event event;
+    struct clock_mark mark;
+    char byte;
+
+    store_end_turn(world->store);
+    clock_read_mark(&mark);
+    mark.retention_ms = mark.wall_ms;
+    store_submit(world->store, &mark);
+    assert_true(store_busy(world->store));
+    assert_int_equal(read(world->wake[0], &byte, 1), 1);
+    assert_true(store_poll(world->store, &event));
+    assert_false(event.failed);
+    assert_false(store_busy(world->store));
+    assert_int_equal(event.durable, event.applied);
+    return event;
+}
+
+static uint8_t *pattern(uint32_t size, unsigned seed)
+{
+    uint8_t *data = mem_alloc(size);
+
+    for (uint32_t i = 0; i < size; i++)
+        data[i] = (uint8_t)(i * 7 + seed + (i >> 8));
+    return data;
+}
+
+static struct record some_record(struct store *store, const char *key)
+{
+    const uint64_t number = store_next_number(store);
+
+    return (struct record){.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of(key, (uint32_t)strlen(key))},
+                           .hash = 77,
+                           .state = RECORD_RUNNING,
+                           .life = number,
+                           .fence = number,
+                           .revision = number,
+                           .attempt = 1,
+                           .lease_ms = 1000,
+                           .begun_ms = 1};
+}
+
+static void append(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
+                   const struct bytes values[BLOB_KINDS])
+{
+    uint8_t encoded[RECORD_BYTES_MAX];
+    struct store_change change = {.kind = kind,
+                                  .number = store_next_number(store),
+                                  .life = record->life,
+                                  .place = place,
+                                  .body_place = record->body_place};
+    struct slice slices[BLOB_KINDS] = {{0}};
+
+    if (kind == STORE_PUT_UNFINISHED || kind == STORE_FINISH)
+        change.record = bytes_of(encoded, record_encode(record, encoded));
+    for (int i = 1; values && i < BLOB_KINDS; i++)
+        change.values[i] = values[i];
+    store_append(store, &change, slices);
+    for (int i = 1; i < BLOB_KINDS; i++)
+        if (change.values[i].data)
+            assert_true(bytes_equal(slice_bytes(slices[i]), change.values[i]));
+}
+
+static struct record finished(const struct record *record, struct store *store, uint64_t expires_ms)
+{
+    struct record done = *record;
+
+    done.state = RECORD_DONE;
+    done.revision = store_next_number(store);
+    done.done_ms = 2;
+    done.outcome_kind = 1;
+    done.input_bytes = done.checkpoint_bytes = 0;
+    done.expires_ms = done.body_expires_ms = expires_ms;
+    return done;
+}
+
+struct seen {
+    uint32_t unfinished, finished;
+    uint64_t life, place;
+};
+
+static void on_unfinished(void *context, uint64_t life, struct bytes record)
+{
+    struct seen *seen = context;
+    struct record read;
+
+    assert_int_equal(record_decode(record, &read), RECORD_GOOD);
+    seen->unfinished++;
+    seen->life = life;
+}
+
+static void on_finished(void *context, uint64_t place, const struct record *head)
+{
+    struct seen *seen = context;
+
+    assert_int_equal(head->hash, 77);
+    seen->finished++;
+    seen->place = place;
+}
+
+static struct seen look(struct world *world)
+{
+    struct seen seen = {0};
+    const struct store_visitor visitor = {on_unfinished, on_finished, &seen};
+    struct store_error error;
+
+    assert_true(store_load(world->store, &visitor, &error));
+    return seen;
+}
+
+static void a_new_store(void **state)
+{
+    struct world *world = *state;
+    struct store_facts before = *store_facts(world->store), after;
+    const uint64_t next = store_next_number(world->store);
+    struct stat status;
+
+    assert_true(next > UINT64_C(1700000000) << 20 && next < UINT64_C(1) << 53);
+    assert_int_equal(stat(world->data, &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0700);
+    reopen(world);
+    after = *store_facts(world->store);
+    assert_int_equal(before.store_id, after.store_id);
+    assert_memory_equal(before.secret, after.secret, sizeof before.secret);
+    assert_int_equal(store_next_number(world->store), next);
+    assert_int_equal(store_first_place(world->store), 0);
+}
+
+static void values_of_every_size(void **state)
+{
+    static const uint32_t sizes[] = {1, 100, 4071, 4072, 4073, 8144, 8145, 1 << 20, 16 << 20};
+    struct world *world = *state;
+
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct bytes values[BLOB_KINDS] = {{0}};
+        uint8_t *data = pattern(sizes[i], (unsigned)i), *read = mem_alloc(sizes[i]), *more = mem_alloc(sizes[i] + 1);
+        struct record record = some_record(world->store, "k");
+
+        values[BLOB_INPUT] = bytes_of(data, sizes[i]);
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
+        commit(world);
+        for (int round = 0; round < 2; round++) {
+            assert_int_equal(store_read_value(world->store, record.life, BLOB_INPUT, sizes[i], read), STORE_FOUND);
+            assert_memory_equal(data, read, sizes[i]);
+            /* What is longer than was stored is not there whole. */
+            assert_int_not_equal(store_read_value(world->store, record.life, BLOB_INPUT, sizes[i] + 1, more),
+                                 STORE_FOUND);
+            store_end_turn(world->store);
+            if (round == 0)
+                reopen(world);
+        }
+        mem_free(data);
+        mem_free(read);
+        mem_free(more);
+    }
+}
+
+/* One operation's whole life, as records and values see it. */
+static void a_life(void **state)
+{
+    struct world *world = *state;
+    struct record record = some_record(world->store, "k"), read;
+    struct bytes values[BLOB_KINDS] = {{0}}, bytes;
+    uint8_t *large = pattern(50000, 3), *out = mem_alloc(50000);
+
+    record.input_bytes = 50000;
+    values[BLOB_INPUT] = bytes_of(large, 50000);
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
+    commit(world);
+    assert_int_equal(look(world).unfinished, 1);
+
+    /* A shorter checkpoint replaces a longer one whole; the input stays. */
+    record.checkpoint_bytes = 50000;
+    record.revision = store_next_number(world->store);
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+           (struct bytes[BLOB_KINDS]){[BLOB_CHECKPOINT] = bytes_of(large, 50000)});
+    record.revision = store_next_number(world->store);
+    record.checkpoint_bytes = 10;
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+           (struct bytes[BLOB_KINDS]){[BLOB_CHECKPOINT] = bytes_of(large + 5, 10)});
+    commit(world);
+    assert_int_equal(store_read_value(world->store, record.life, BLOB_CHECKPOINT, 10, out), STORE_FOUND);
+    assert_memory_equal(out, large + 5, 10);
+    assert_int_not_equal(store_read_value(world->store, record.life, BLOB_CHECKPOINT, 50000, out), STORE_FOUND);
+    assert_int_equal(store_read_value(world->store, record.life, BLOB_INPUT, 50000, out), STORE_FOUND);
+    store_end_turn(world->store);
+
+    /* Finished: what was under the life goes. */
+    struct record done = finished(&record, world->store, 1900000000000);
+    done.body_field_bytes = 50000;
+    const uint64_t place = store_place(world->store, done.expires_ms, 86400000);
+    append(world->store, STORE_FINISH, &done, place, (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of(large, 50000)});
+    commit(world);
+    assert_int_equal(store_read_value(world->store, record.life, BLOB_INPUT, 50000, out), STORE_MISSING);
+    assert_int_equal(store_read_finished(world->store, place, &bytes), STORE_FOUND);
+    assert_int_equal(record_decode(bytes, &read), RECORD_GOOD);
+    assert_int_equal(read.revision, done.revision);
+    assert_int_equal(store_read_value(world->store, place, BLOB_BODY, 50000, out), STORE_FOUND);
+    store_end_turn(world->store);
+    assert_int_equal(look(world).unfinished, 0);
+    assert_int_equal(look(world).place, place);
+    assert_int_equal(store_first_place(world->store), place);
+
+    append(world->store, STORE_REMOVE_FINISHED, &done, place, NULL);
+    commit(world);
+    assert_int_equal(store_read_finished(world->store, place, &bytes), STORE_MISSING);
+    assert_int_equal(store_read_value(world->store, place, BLOB_BODY, 50000, out), STORE_MISSING);
+    store_end_turn(world->store);
+    assert_int_equal(store_first_place(world->store), 0);
+    mem_free(large);
+    mem_free(out);
+}
+
+static void places(void **state)
+{
+    struct world *world = *state;
+    struct record record = some_record(world->store, "k");
+    const uint64_t expires_ms = 1900000000001;
+    uint64_t place = store_place(world->store, expires_ms, 86400000), other;
+
+    /* Rounded up to a multiple of 8,192 s, the largest power of two not above an eighth of a day. */
+    assert_int_equal(store_place_seconds(place) % 8192, 0);
+    assert_true(store_place_seconds(place) * 1000 >= expires_ms);
+    assert_true(store_place_seconds(place) * 1000 < expires_ms + 8192 * 1000);
+    assert_int_equal(store_place_seconds(store_place(world->store, 1900000000000, 1000)), 1900000000);
+    assert_int_equal(store_place_seconds(store_place(world->store, 1900000000001, 1000)), 1900000001);
+    other = store_place(world->store, expires_ms, 86400000);
+    assert_int_equal(other, place + 1);
+
+    /* After a start the count goes on behind what is there, be it a record or a body's own place. */
+    struct record done = finished(&record, world->store, expires_ms);
+    append(world->store, STORE_FINISH, &done, other, NULL);
+    commit(world);
+    reopen(world);
+    place = store_place(world->store, expires_ms, 86400000);
+    assert_int_equal(place, other + 1);
+    record = some_record(world->store, "k2");
+    done = finished(&record, world->store, UINT64_C(1990000000000));
+    done.body_field_bytes = 5;
+    done.body_place = place;
+    append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000),
+           (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of("hello", 5)});
+    commit(world);
+    reopen(world);
+    assert_int_equal(store_place(world->store, expires_ms, 86400000), place + 1);
+}
+
+static void sweeping(void **state)
+{
+    enum { MANY = 5000 };
+    struct world *world = *state;
+    uint8_t *body = pattern(9000, 1), *out = mem_alloc(9000);
+    uint32_t swept = 0, slices = 0;
+    uint64_t kept_place = 0, body_place = 0;
+    struct store_event event;
+
+    for (uint32_t i = 0; i < MANY; i++) {
+        struct record record = some_record(world->store, "k");
+        struct record done = finished(&record, world->store, 1800000000000 + i);
+        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+    }
+    /* This one stays, and its body goes before it. */
+    struct record record = some_record(world->store, "kept");
+    struct record done = finished(&record, world->store, 1900000000000);
+    body_place = done.body_place = store_place(world->store, 1800000003000, 1000);
+    done.body_field_bytes = 9000;
+    kept_place = store_place(world->store, done.expires_ms, 1000);
+    append(world->store, STORE_FINISH, &done, kept_place,
+           (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of(body, 9000)});
+    commit(world);
+    assert_int_equal(store_read_value(world->store, body_place, BLOB_BODY, 9000, out), STORE_FOUND);
+    store_end_turn(world->store);
+    assert_int_equal(store_place_seconds(store_first_place(world->store)), 1800000000);
+
+    store_sweep(world->store, 1799999999);
+    event = commit(world);
+    assert_int_equal(event.swept_count, 0);
+    do {
+        store_sweep(world->store, 1800000010);
+        event = commit(world);
+        for (uint32_t i = 0; i < event.swept_count; i++)
+            assert_int_equal(event.swept[i].hash, 77);
+        swept += event.swept_count;
+        slices++;
+        assert_true(slices < 20);
+    } while (store_place_seconds(store_first_place(world->store)) <= 1800000010);
+    assert_int_equal(swept, MANY);
+    assert_true(slices > 1);
+    assert_int_equal(store_read_value(world->store, body_place, BLOB_BODY, 9000, out), STORE_MISSING);
+    store_end_turn(world->store);
+    assert_int_equal(store_first_place(world->store), kept_place);
+    assert_int_equal(look(world).finished, 1);
+    mem_free(body);
+    mem_free(out);
+}
+
+static bool count_visits(void *context, uint64_t place, struct bytes record)
+{
+    uint32_t *left = context;
+
+    (void)place, (void)record;
+    return (*left)-- > 0;
+}
+
+static void listing(void **state)
+{
+    struct world *world = *state;
+    uint64_t at = 0, first;
+    uint32_t left, pages = 0;
+
+    for (int i = 0; i < 10; i++) {
+        struct record record = some_record(world->store, "k");
+        struct record done = finished(&record, world->store, 1800000000000 + 1000 * (uint64_t)i);
+        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+    }
+    commit(world);
+    do {
+        left = 3;
+        at = store_list_finished(world->store, at, 100, count_visits, &left);
+        pages++;
+    } while (at);
+    assert_int_equal(pages, 4); /* three, three, three, one: what a visit refused is not visited */
+    left = 100;
+    first = store_list_finished(world->store, 0, 4, count_visits, &left);
+    assert_int_equal(left, 96);
+    assert_int_equal(store_place_seconds(first), 1800000004);
+    store_end_turn(world->store);
+}
+
+static void quota(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    store_close(world->store);
+    world->store = try_open(world, 64 << 20, &error);
+    assert_non_null(world->store);
+    assert_false(store_space(world->store, 0).full);
+    /* Each unfinished operation holds two pages. */
+    assert_false(store_space(world->store, 7000).full);
+    assert_true(store_space(world->store, 8000).full);
+    assert_true(store_space(world->store, 0).used_bytes < 1 << 20);
+}
+
+static void who_may_open(void **state)
+{
+    struct world *world = *state;
+    struct store_error error = {0};
+    char path[160];
+
+    assert_null(try_open(world, 1 << 30, &error));
+    assert_int_equal(error.exit_code, 75);
+    store_close(world->store);
+    world->store = NULL;
+
+    /* A build that was cut off is built again. */
+    snprintf(path, sizeof path, "%s/store", world->data);
+    char left_over[200];
+    snprintf(left_over, sizeof left_over, "%s/store.new", world->data);
+    assert_int_equal(rename(path, left_over), 0);
+    reopen(world);
+    assert_int_not_equal(access(left_over, F_OK), 0);
+    store_close(world->store);
+    world->store = NULL;
+
+    /* Something else, and no store. */
+    assert_int_equal(rename(path, left_over), 0);
+    snprintf(path, sizeof path, "%s/letter", world->data);
+    fclose(fopen(path, "w"));
+    assert_null(try_open(world, 1 << 30, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "letter"));
+    snprintf(path, sizeof path, "%s/store", world->data);
+    assert_int_equal(rename(left_over, path), 0);
+    reopen(world);
+}
+
+/* Killed at any moment, a store has every change that it said was durable, and goes on above. */
+static void killed(void **state)
+{
+    struct world *world = *state;
+
+    for (int round = 0; round < 5; round++) {
+        int said[2];
+        uint64_t durable = 0, number;
+
+        store_close(world->store);
+        world->store = NULL;
+        assert_int_equal(pipe(said), 0);
+        const pid_t child = fork();
+        if (child == 0) {
+            reopen(world);
+            for (;;) {
+                for (int i = 0; i < 20; i++) {
+                    struct record record = some_record(world->store, "k");
+                    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+                }
+                number = commit(world).durable;
+                if (write(said[1], &number, sizeof number) != sizeof number)
+                    _exit(1);
+            }
+        }
+        close(said[1]);
+        for (int i = 0; i < 20 + round * 7; i++)
+            assert_int_equal(read(said[0], &durable, sizeof durable), sizeof durable);
+        kill(child, SIGKILL);
+        while (read(said[0], &number, sizeof number) == sizeof number)
+            durable = number;
+        waitpid(child, NULL, 0);
+        close(said[0]);
+        reopen(world);
+        assert_true(store_durable_number(world->store) >= durable);
+        assert_true(store_next_number(world->store) > durable);
+        assert_true(look(world).life >= durable);
+    }
+}
+
+static void checking(void **state)
+{
+    struct world *world = *state;
+    struct record record = some_record(world->store, "k");
+    FILE *out = tmpfile();
+
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    commit(world);
+    assert_int_equal(check_data(world->data, out), 75);
+    store_close(world->store);
+    world->store = NULL;
+    assert_int_equal(check_data(world->data, out), 0);
+    assert_int_equal(check_data(world->folder, out), 65);
+    fclose(out);
+    reopen(world);
+}
+
+int main(void)
+{
+#define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        STORE_TEST(a_new_store), STORE_TEST(values_of_every_size),
+        STORE_TEST(a_life),      STORE_TEST(places),
+        STORE_TEST(sweeping),    STORE_TEST(listing),
+        STORE_TEST(quota),       STORE_TEST(who_may_open),
+        STORE_TEST(killed),      STORE_TEST(checking),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
