@@ -99,6 +99,7 @@ class OwnersCalls(Table):
                 for which in ("earlier", "another", "current"):
                     with self.subTest(call=call, state=pb.State.Name(state), fence=which):
                         key = f"{call}-{state}-{which}"
+                        self.c = self.client(self.d)
                         fences = self.prepare(key, state)
                         reply = send(key, fences[which])
                         expected = self.expected(call, state, which)
@@ -629,9 +630,8 @@ class Operating(Table):
         self.assertEqual(values["idemd_interrupted"], 1)
         for metric in metrics:
             self.assertTrue(metric.help, metric.name)
-        started = [m.value for m in metrics if "start" in m.name]
-        self.assertEqual(len(started), 1, "since when it counts")
-        self.assertLess(abs(started[0] - time.time()), 600)
+        # It counts since the start, and says when that was.
+        self.assertLess(abs(values["idemd_started_ms"] - time.time() * 1000), 600000)
 
 
 class Greeting(Table):
@@ -732,7 +732,6 @@ class Arguments(Table):
         self.refused("resolve.verdict", resolve=pb.ResolveRequest(op=op("k"), revision=1))
         self.refused("resolve.reason", resolve=pb.ResolveRequest(op=op("k"), revision=1, verdict=pb.VERDICT_DID_NOT_HAPPEN,
                                                                  reason="x" * 257))
-        self.refused("list.namespace", list=pb.ListRequest())
         self.refused("list.limit", list=pb.ListRequest(namespace="test", limit=1001))
         self.refused("list.state", list=pb.ListRequest(namespace="test", state=4))
         self.refused("list.cursor", list=pb.ListRequest(namespace="test", cursor=b"x" * 65))
