@@ -434,19 +434,25 @@ static idem_error judge(idem_client *client, const Idem__V1__Request *request, I
     return IDEM_OK;
 }
 
+/* What a copy was refused for says nothing of the copies before it: one of them may have acted. */
+static idem_error refused(idem_error error, bool copied)
+{
+    return copied && idem_error_class(error) == IDEM_CLASS_NOT_DONE ? IDEM_ERR_LOST : error;
+}
+
 idem_error client_exchange(idem_client *client, Idem__V1__Request *request, uint64_t deadline_ms)
 {
-    bool sent = false;
+    bool copied = false; /* a copy was sent before this one */
 
-    for (;;) {
+    for (;; copied = true) {
         Idem__V1__Response *response = NULL;
+        bool sent = false;
         idem_error error = client_connect(client, deadline_ms);
 
-        if (error != IDEM_OK)
-            return sent && idem_error_class(error) == IDEM_CLASS_NOT_DONE ? IDEM_ERR_LOST : error;
-        error = call_once(client, request, deadline_ms, &response, &sent);
+        if (error == IDEM_OK)
+            error = call_once(client, request, deadline_ms, &response, &sent);
         if (!sent)
-            return error;
+            return refused(error, copied);
         if (error == IDEM_OK) {
             error = judge(client, request, response);
             if (error == IDEM_OK) {
@@ -456,7 +462,7 @@ idem_error client_exchange(idem_client *client, Idem__V1__Request *request, uint
             const bool broken = response->id == 0 || error == IDEM_ERR_UNAVAILABLE;
             free_response(&response);
             if (!broken)
-                return error;
+                return refused(error, copied);
         }
         give_up(client);
         if (error == IDEM_ERR_NO_MEMORY)

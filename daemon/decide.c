@@ -106,6 +106,20 @@ static void fill_reply(struct reply *reply, const struct call *call, const struc
     }
 }
 
+/* Which answers about what is done have room for its outcome: the protocol's messages say so. */
+static bool shows_outcome(enum call_type call, enum answer answer, enum ownership ownership)
+{
+    switch (call) {
+    case CALL_BEGIN:
+        return answer == ANSWER_REPLAY;
+    case CALL_COMPLETE:
+    case CALL_RESOLVE:
+        return ownership == OWNERSHIP_FINAL;
+    default:
+        return call == CALL_GET;
+    }
+}
+
 /* The parts that speak of the operation as it is now, and the number that all of it rests on. */
 static void add_operation(struct engine *engine, struct reply *reply, const struct found *found,
                           const struct values *values, const struct now *now)
@@ -122,8 +136,7 @@ static void add_operation(struct engine *engine, struct reply *reply, const stru
         reply->expires_ms = wall_of(record->expires_ms, now);
         reply->outcome = values->outcome;
         reply->body_dropped = values->body_dropped;
-        reply->show_outcome = reply->answer == ANSWER_REPLAY || reply->ownership == OWNERSHIP_FINAL ||
-                              (reply->call == CALL_GET && reply->code == CODE_OK);
+        reply->show_outcome = shows_outcome(reply->call, reply->answer, reply->ownership) && reply->code == CODE_OK;
     }
 }
 
@@ -216,18 +229,13 @@ static void decide_damaged(struct engine *engine, const struct asker *asker, str
     decide_reply(engine, asker, &reply);
 }
 
-static unsigned values_needed(const struct found *found, const struct decision *decision)
+static unsigned values_needed(const struct call *call, const struct decision *decision)
 {
     if (decision->answer == ANSWER_EXECUTE)
         return VALUES_CHECKPOINT | VALUES_INPUT;
-    if (decision->answer == ANSWER_REPLAY || decision->answer == ANSWER_INTERRUPTED)
-        return VALUES_CHECKPOINT | VALUES_OUTCOME;
-    if (decision->ownership == OWNERSHIP_FINAL)
-        return VALUES_OUTCOME;
-    /* Get: neither an answer nor an ownership, and it shows all there is. */
-    return found->there && !decision->answer && !decision->ownership && decision->code == CODE_OK
-               ? VALUES_CHECKPOINT | VALUES_OUTCOME
-               : 0;
+    if (decision->answer == ANSWER_INTERRUPTED || call->type == CALL_GET)
+        return VALUES_CHECKPOINT | (call->type == CALL_GET ? VALUES_OUTCOME : 0);
+    return shows_outcome(call->type, decision->answer, decision->ownership) ? VALUES_OUTCOME : 0;
 }
 
 /* Does the change alter what others of this operation may be told? */
@@ -282,7 +290,7 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
         if (decide_no_room(engine, asker, decision->granted && !found->there))
             return true;
     }
-    if (!operation_values(engine, found, values_needed(found, decision), now, &values)) {
+    if (!operation_values(engine, found, values_needed(call, decision), now, &values)) {
         decide_refuse(engine, asker, CODE_DATA_LOSS, "DAMAGED", NULL,
                       "a stored value of this operation is damaged; Forget removes it once it is done");
         return true;

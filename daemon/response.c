@@ -309,7 +309,7 @@ static struct response with_outcome(struct arena *arena, const Idem__V1__Respons
     const size_t head_bytes = IDEM_FRAME_HEADER_BYTES + message_bytes - reply->outcome.size;
     uint8_t *head = arena_alloc(arena, head_bytes), *out = head;
 
-    assert(head);
+    assert(head && field != 0);
     frame_put_header(out, (uint32_t)message_bytes);
     out += IDEM_FRAME_HEADER_BYTES;
     out += idem__v1__response__pack(around, out);

@@ -186,6 +186,39 @@ static void unavailable_is_sent_again(void **state)
     assert_int_equal(server.replaced[2], 101);
 }
 
+/* The first copy is read and not answered; the second is refused. */
+static void refusing_script(struct fake_server *server, int fd, int number)
+{
+    Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
+    Idem__V1__Status status = IDEM__V1__STATUS__INIT;
+    Idem__V1__Request *request;
+
+    if (!fake_hello(server, fd, number) || !(request = fake_receive(fd)))
+        return;
+    if (number > 0) {
+        status.code = IDEM__V1__CODE__CODE_RESOURCE_EXHAUSTED;
+        response.id = request->id;
+        response.status = &status;
+        fake_send(fd, &response);
+        free_request(fake_receive(fd));
+    }
+    free_request(request);
+}
+
+static void a_refused_copy_says_nothing_of_the_first(void **state)
+{
+    const idem_checkpoint_request request = {.op = {.key = "k"}, .fence = 1, .checkpoint = {"n", {NULL, 0}}};
+    struct fake_server server;
+    idem_renew_reply reply;
+
+    (void)state;
+    fake_server_start(&server, refusing_script, NULL);
+    idem_client *client = open_client(&server, 0);
+    assert_int_equal(idem_checkpoint_store(client, &request, 0, &reply), IDEM_ERR_LOST);
+    idem_close(client);
+    fake_server_stop(&server);
+}
+
 /* ---- Answers that are none ---------------------------------------------------------------- */
 
 struct answer {
@@ -587,6 +620,7 @@ int main(void)
         cmocka_unit_test(a_lost_reply_is_asked_for_again),
         cmocka_unit_test(nobody_there),
         cmocka_unit_test(unavailable_is_sent_again),
+        cmocka_unit_test(a_refused_copy_says_nothing_of_the_first),
         cmocka_unit_test(what_is_not_known_is_no_permission),
         cmocka_unit_test(a_long_wait_is_asked_for_in_parts),
         cmocka_unit_test(what_no_frame_can_carry_is_dropped),
