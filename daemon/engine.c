@@ -176,17 +176,32 @@ void engine_party_close(struct engine *engine, struct party *party, const struct
     assert(party->parked_count == 0);
 }
 
+static void take_over_binding(struct engine *engine, struct operation *operation, struct party *party,
+                              const struct now *now)
+{
+    struct record record;
+
+    operation_read(operation, &record);
+    operation_bind(operation, party);
+    operation_lease_anew(engine, operation, record.lease_ms, now);
+}
+
 void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now)
 {
-    while (old->bound) {
-        struct operation *operation = old->bound;
-        struct record record;
-
-        operation_read(operation, &record);
-        operation_bind(operation, party);
-        operation_lease_anew(engine, operation, record.lease_ms, now);
-    }
+    while (old->bound)
+        take_over_binding(engine, old->bound, party, now);
     engine_party_close(engine, old, now);
+}
+
+void engine_party_adopt(struct engine *engine, uint64_t id, struct party *party, const struct now *now)
+{
+    struct operation *next;
+
+    for (struct operation *operation = engine->orphanage.bound; operation; operation = next) {
+        next = operation->bound.next;
+        if (id != 0 && operation->orphan_of == id)
+            take_over_binding(engine, operation, party, now);
+    }
 }
 
 static void drain_queue(struct engine *engine, struct parked_queue *queue)

@@ -23,6 +23,7 @@ struct parked;
 
 /* Embedded in its owner; start with {0}. */
 struct party {
+    uint64_t id;           /* its owner's name for it: the connection's number; 0: none */
     struct parked *parked; /* calls of this connection that wait, newest first */
     uint32_t parked_count;
     struct operation *bound; /* grants bound to it */
@@ -97,6 +98,8 @@ void engine_call(struct engine *engine, struct party *party, uint64_t request, c
 void engine_party_close(struct engine *engine, struct party *party, const struct now *now);
 /* `party` replaces `old`: bindings go over with their full lease; then old is closed. */
 void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now);
+/* `party` replaces one that was closed already, by its id: what was bound to it and is still in its grace goes over. */
+void engine_party_adopt(struct engine *engine, uint64_t id, struct party *party, const struct now *now);
 /* Shutting down: every parked call is answered UNAVAILABLE (DRAINING). */
 void engine_drain(struct engine *engine);
 

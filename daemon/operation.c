@@ -628,7 +628,8 @@ void operation_orphan(struct engine *engine, struct operation *operation, const 
 {
     const uint64_t grace_end_ms = operation_lease_time(engine, now) + engine->policy->grace_ms;
 
-    operation_bind(operation, NULL);
+    operation->orphan_of = operation->party ? operation->party->id : 0;
+    operation_bind(operation, &engine->orphanage);
     operation->orphaned = true;
     if (deadline_is_set(&operation->lease) && operation->lease.at_ms > grace_end_ms)
         deadline_set(&engine->leases, &operation->lease, grace_end_ms);

@@ -39,7 +39,8 @@ struct operation {
     struct slice value; /* the checkpoint's data, or DONE: attributes and body */
     struct parked_queue waiters;
     struct operation_link batch; /* what the open batch, or the one in flight, changed */
-    struct party *party;         /* bound to */
+    struct party *party;         /* bound to; orphaned: the engine's orphanage */
+    uint64_t orphan_of;          /* orphaned: the id of the party that is gone */
     struct operation_link bound;
     struct space *space; /* RUNNING, INTERRUPTED: its namespace */
     struct operation_link interrupted;
@@ -80,6 +81,7 @@ struct engine {
     uint64_t applied;                   /* newest number that the store's records show */
     struct operation_list open, flight; /* changed by the open batch, by the one in flight */
     struct parked_queue recovers;
+    struct party orphanage; /* has what was bound to parties that are gone */
     struct space *spaces[SPACE_BUCKETS];
     struct operation *recovered[RECOVERED_BUCKETS];
     struct {

@@ -80,9 +80,11 @@ static void start_clock(struct server *server)
     read_clock(server);
 }
 
-static void note_stall(struct server *server, uint64_t since_ms)
+/* It should have run at due_ms. If it did not, for long, nothing is known of the time since it ran last: that is the
+ * stall. */
+static void note_stall(struct server *server, uint64_t due_ms, uint64_t since_ms)
 {
-    if (since_ms >= server->now.boot_ms || server->now.boot_ms - since_ms < STALL_MS_LEAST)
+    if (due_ms >= server->now.boot_ms || server->now.boot_ms - due_ms < STALL_MS_LEAST)
         return;
     const uint64_t stalled_ms = server->now.boot_ms - since_ms;
     service_stalled(server->service, stalled_ms);
@@ -97,7 +99,7 @@ static void on_check(struct ev_loop *loop, ev_check *watcher, int events)
     (void)loop, (void)events;
     read_clock(server);
     if (!server->conns.paused)
-        note_stall(server, server->planned_ms);
+        note_stall(server, server->planned_ms, server->turned_ms);
 }
 
 /* ---- Turning --------------------------------------------------------------------------- */
@@ -157,7 +159,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     if (paused) /* owners' calls were not read since the last turn */
         service_stalled(server->service, server->now.boot_ms - server->turned_ms);
     else
-        note_stall(server, began_ms);
+        note_stall(server, began_ms, began_ms);
     do {
         struct clock_mark mark = server->mark;
         mark.boot_ms = server->now.boot_ms;

@@ -218,10 +218,13 @@ static void replace(struct session *session, uint64_t connection)
     struct service *service = session->service;
     struct session *old = connection ? session_by_connection(service, connection) : NULL;
 
-    if (!old || old == session)
+    if (old == session)
         return;
-    engine_party_replace(service->engine, &old->party, &session->party, service->now);
-    service->options.outlet.drop(service->options.outlet.context, old);
+    if (old) {
+        engine_party_replace(service->engine, &old->party, &session->party, service->now);
+        service->options.outlet.drop(service->options.outlet.context, old);
+    }
+    engine_party_adopt(service->engine, connection, &session->party, service->now);
 }
 
 static void say_hello(struct session *session, const Idem__V1__Request *request)
@@ -420,6 +423,7 @@ uint32_t service_message_bytes_max(const struct service *service)
 void service_session_open(struct service *service, struct session *session)
 {
     *session = (struct session){.service = service, .connection = service->next_connection++};
+    session->party.id = session->connection;
     session->next = service->sessions;
     if (service->sessions)
         service->sessions->previous = session;

@@ -47,13 +47,14 @@ EXPIRED = pb.BeginResponse.ANSWER_EXPIRED
 class Daemon:
     """idemd as a process. Its log is kept in self.log."""
 
-    def __init__(self, *options, folder=None, listen=None, expect_ready=True, limit_files=None):
+    def __init__(self, *options, folder=None, listen=None, expect_ready=True, limit_files=None, environment=None):
         self.folder = folder or tempfile.mkdtemp(prefix="idemd-")
         self.data = os.path.join(self.folder, "data")
         self.socket = os.path.join(self.folder, "s")
         self.options = list(options)
         self.listen = listen or ["unix:" + self.socket]
         self.limit_files = limit_files
+        self.environment = environment  # variables on top of ours
         self.process = None
         self.log = []
         if expect_ready:
@@ -65,7 +66,8 @@ class Daemon:
             command += ["--listen", address]
         if self.limit_files:
             command = ["sh", "-c", f"ulimit -n {self.limit_files}; exec \"$@\"", "sh"] + command
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                        env={**os.environ, **(self.environment or {})})
         self.ready = threading.Event()
         self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self.reader.start()

@@ -2,7 +2,9 @@
 """What a service meets: one owner, equal replays, waiting, taking over, resuming, leases over restarts."""
 import os
 import random
+import signal
 import threading
+import time
 import unittest
 
 from harness import (Case, Client, EXECUTE, EXPIRED, INTERRUPTED, MISMATCH, REPLAY, RUNNING, begin, complete, op, pb)
@@ -300,6 +302,41 @@ class Restarts(Case):
         self.assertGreater(reply.running.lease_left_ms, 3500 * 1000)
         self.assertEqual(client.call(renew=pb.RenewRequest(op=op("k"), fence=fence)).renew.ownership, pb.OWNERSHIP_HELD)
         self.assertEqual(client.complete("k", fence).ownership, pb.OWNERSHIP_HELD)
+
+    def test_a_stopped_daemon_ends_no_lease(self):
+        # Its owners cannot renew while it does not run, so leases are that much longer.
+        daemon = self.daemon()
+        client = self.client(daemon)
+        client.begin("k", lease_ms=3000)
+        daemon.process.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + 4
+        self.until(lambda: time.monotonic() > end, "time passes")
+        daemon.process.send_signal(signal.SIGCONT)
+        self.assertEqual(client.begin("k").answer, RUNNING)
+        self.until(lambda: any("event=stalled" in line for line in daemon.log), "it says so")
+        # A stall is no reprieve: with nobody there the lease ends.
+        self.assertEqual(client.begin("k", wait_ms=60000).answer, INTERRUPTED)
+
+    def test_policy_of_the_options(self):
+        daemon = self.daemon("--keep", "2h", "--keep-min", "1m", "--keep-max", "3h", "--lease", "10s", "--grace", "1s",
+                             "--if-interrupted", "take-over", "--max-outcome", "64KiB")
+        client = self.client(daemon)
+        hello = client.call(hello=pb.HelloRequest()).hello
+        policy = hello.policy
+        self.assertEqual((policy.keep_ms, policy.keep_min_ms, policy.keep_max_ms, policy.lease_ms, policy.grace_ms,
+                          policy.if_interrupted, hello.max_outcome_bytes, hello.max_frame_bytes),
+                         (7200000, 60000, 10800000, 10000, 1000, pb.IF_INTERRUPTED_TAKE_OVER, 65536, 65536 + 262144))
+        fence = client.begin("k").grant.fence
+        client.call(release=pb.ReleaseRequest(op=op("k"), fence=fence, effect=pb.EFFECT_UNKNOWN))
+        taken = client.begin("k")
+        self.assertEqual((taken.answer, taken.grant.attempt, taken.grant.lease_ms), (EXECUTE, 2, 10000))
+        now = client.call(get=pb.GetRequest(op=op("k"))).get.info.begun_ms
+        done = client.complete("k", taken.grant.fence, b"x" * 65537, keep_ms=1)
+        self.assertGreaterEqual(done.expires_ms - now, 60000)
+        outcome = client.begin("k").outcome
+        self.assertEqual((outcome.body_dropped, outcome.body_bytes), (True, 65537))
+        for keep_ms, code in ((59999, pb.CODE_INVALID_ARGUMENT), (60000, pb.CODE_OK), (10800001, pb.CODE_INVALID_ARGUMENT)):
+            self.assertEqual(client.call(begin=begin(f"keep{keep_ms}", keep_ms=keep_ms)).status.code, code)
 
     def test_killed_under_load_ten_times(self):
         daemon = self.daemon()

@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+"""Peers that push, hold back, go away or come in crowds: what is bounded stays bounded, and nobody else notices."""
+import os
+import signal
+import socket
+import threading
+import time
+import unittest
+
+from harness import (Case, Client, EXECUTE, INTERRUPTED, REPLAY, RUNNING, begin, complete, frame, op, pb)
+
+HELD = pb.OWNERSHIP_HELD
+HOUR_MS = 3600 * 1000
+
+
+def unknown_fields(count):
+    """Fields 2000, 2001, ...: varints, strings and fixed ones in turn."""
+    data = b""
+    for i in range(count):
+        tag = (2000 + i) << 3 | (0, 2, 5, 1)[i % 4]
+        varint = bytearray()
+        while tag > 127:
+            varint.append(tag & 127 | 128)
+            tag >>= 7
+        varint.append(tag)
+        data += bytes(varint) + (b"\x07", b"\x03abc", b"\0\1\2\3", b"\0\1\2\3\4\5\6\7")[i % 4]
+    return data
+
+
+def field(number, data):
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+class NewerClients(Case):
+    """Unknown fields are skipped, at most 16 in a message."""
+
+    def request(self, in_request, in_call, in_op):
+        where = op("k").SerializeToString() + unknown_fields(in_op)
+        call = field(1, where) + unknown_fields(in_call)
+        return pb.Request(id=7).SerializeToString() + bytes([11 << 3 | 2, len(call) & 127 | 128, len(call) >> 7]) + call + \
+            unknown_fields(in_request)
+
+    def test_sixteen_in_each_message_are_skipped(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        client.send_raw(frame(self.request(16, 16, 16)))
+        self.assertEqual(client.reply(7).begin.answer, EXECUTE)
+        self.assertEqual(client.begin("k").answer, RUNNING)
+
+    def test_one_more_is_refused(self):
+        daemon = self.daemon()
+        for counts in ((17, 0, 0), (0, 17, 0), (0, 0, 17)):
+            with self.subTest(counts):
+                client = self.client(daemon)
+                client.send_raw(frame(self.request(*counts)))
+                self.assertEqual(client._read_one().status.code, pb.CODE_INVALID_ARGUMENT)
+        self.assertEqual(self.client(daemon).call(get=pb.GetRequest(op=op("k"))).status.code, pb.CODE_NOT_FOUND)
+
+
+class Crowds(Case):
+    def parked(self, client, count, **call):
+        ids = [client.send(**call) for _ in range(count)]
+        client.call(get=pb.GetRequest(op=op("no such key")))
+        return ids
+
+    def assert_refused(self, reply):
+        self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "TOO_MANY_WAITERS"))
+        self.assertTrue(reply.status.message)
+
+    def test_waiters_of_one_operation(self):
+        daemon = self.daemon()
+        owner = self.client(daemon)
+        fence = owner.begin("k").grant.fence
+        waiters = [(self.client(daemon), 256) for _ in range(4)]
+        ids = [(client, request) for client, count in waiters
+               for request in self.parked(client, count, begin=begin("k", wait_ms=60000))]
+        self.assertFalse(any(client.has_reply(request) for client, request in ids))
+        self.assert_refused(self.client(daemon).call(begin=begin("k", wait_ms=60000)))
+        # Who does not wait is answered, and other operations have their own.
+        self.assertEqual(owner.begin("k").answer, RUNNING)
+        owner.complete("k", fence, b"for all")
+        for client, request in ids:
+            reply = client.reply(request).begin
+            self.assertEqual((reply.answer, reply.outcome.body), (REPLAY, b"for all"))
+
+    def test_waiters_in_all(self):
+        daemon = self.daemon()
+        owner = self.client(daemon)
+        fences = [owner.begin(f"k{i}", lease_ms=HOUR_MS).grant.fence for i in range(10)]
+        crowd = [self.client(daemon) for _ in range(40)]
+        ids = [(client, request) for i, client in enumerate(crowd)
+               for request in self.parked(client, 250, get=pb.GetRequest(op=op(f"k{i % 10}"), wait_ms=60000))]
+        self.assertEqual(len(ids), 10000)
+        self.assertFalse(any(client.has_reply(request) for client, request in ids))
+        self.assert_refused(owner.call(get=pb.GetRequest(op=op("k0"), wait_ms=60000)))
+        # One goes, one may come.
+        self.assertTrue(crowd[0].call(cancel=pb.CancelRequest(id=ids[0][1])).cancel.cancelled)
+        late = owner.send(get=pb.GetRequest(op=op("k0"), wait_ms=60000))
+        self.assert_refused(owner.call(get=pb.GetRequest(op=op("k0"), wait_ms=60000)))
+        for i, fence in enumerate(fences):
+            self.assertEqual(owner.complete(f"k{i}", fence).ownership, HELD)
+        self.assertEqual(owner.reply(late).get.info.state, pb.STATE_DONE)
+        for client, request in ids[1:]:
+            self.assertEqual(client.reply(request).get.info.state, pb.STATE_DONE)
+
+    def test_bytes_of_parked_requests(self):
+        daemon = self.daemon()
+        owner = self.client(daemon)
+        for i in range(8):
+            owner.begin(f"k{i}", lease_ms=HOUR_MS)
+        kept = []
+        for i in range(8):
+            client = self.client(daemon)
+            kept += [(client, r) for r in self.parked(client, 140, begin=begin(f"k{i}", wait_ms=60000, input=b"i" * 65536))]
+        refused = [client.reply(request) for client, request in kept if client.has_reply(request)]
+        # 1,120 of a little over 64 KiB were sent, and 64 MiB are parked at most.
+        self.assertGreaterEqual(len(refused), 1120 - 1024)
+        self.assertLess(len(refused), 1120 - 1024 + 100)
+        for reply in refused:
+            self.assert_refused(reply)
+
+    def test_more_open_calls_than_one_may_have(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        data = b"".join(frame(pb.Request(id=i + 1, begin=begin(f"k{i}"))) for i in range(5000))
+        sender = threading.Thread(target=client.send_raw, args=(data,))
+        sender.start()
+        fences = [client.reply(i + 1).begin.grant.fence for i in range(5000)]
+        sender.join()
+        # It is read no further meanwhile; nothing is refused, and the order is kept.
+        self.assertEqual(fences, sorted(set(fences)))
+        self.assertGreater(fences[0], 0)
+
+    def test_one_who_sends_and_never_reads(self):
+        daemon = self.daemon()
+        other = self.client(daemon)
+        other.complete("k", other.begin("k").grant.fence, os.urandom(4000))
+        body = other.begin("k").outcome.body
+        greedy = self.client(daemon)
+        before = daemon.rss_kib()
+        count = 30000  # 120 MB of answers
+        data = b"".join(frame(pb.Request(id=i + 1, begin=begin("k"))) for i in range(count))
+        sender = threading.Thread(target=greedy.send_raw, args=(data,))
+        sender.start()
+        for i in range(300):
+            self.assertEqual(other.begin(f"other{i}").answer, EXECUTE)
+        self.assertTrue(sender.is_alive(), "it is read no further")
+        self.assertLess(daemon.rss_kib() - before, 40 * 1024)
+        for i in range(count):
+            self.assertEqual(greedy.reply(i + 1).begin.outcome.body, body)
+        sender.join()
+
+    def test_descriptors_run_out_without_spinning(self):
+        daemon = self.daemon(limit_files=40)
+        clients = [Client(daemon) for _ in range(80)]
+        try:
+            def noticed():
+                return sum("no_descriptors" in line for line in daemon.log)
+
+            self.until(noticed, "it notices")
+            first, before, began = noticed(), daemon.cpu_seconds(), time.monotonic()
+            # It tries again, now and then.
+            self.until(lambda: noticed() >= first + 2, "it tries again")
+            passed = time.monotonic() - began
+            self.assertLess(daemon.cpu_seconds() - before, passed / 4)
+            self.assertEqual(clients[0].begin("k").answer, EXECUTE)
+        finally:
+            for client in clients[:70]:
+                client.close()
+        self.assertEqual([client.begin("k").answer for client in clients[70:]], [RUNNING] * 10)
+        for client in clients[70:]:
+            client.close()
+
+
+class GoneConnections(Case):
+    def test_half_closed_with_parked_calls(self):
+        daemon = self.daemon()
+        owner = self.client(daemon)
+        fence = owner.begin("k").grant.fence
+        client = self.client(daemon)
+        parked = client.send(begin=begin("k", wait_ms=60000))
+        other = client.send(begin=begin("other"))
+        client.socket.shutdown(socket.SHUT_WR)
+        # Its waits end without an answer; other open calls are answered; then it is closed.
+        self.assertTrue(client.at_end())
+        self.assertEqual(client.replies[other].begin.answer, EXECUTE)
+        self.assertNotIn(parked, client.replies)
+        owner.call(release=pb.ReleaseRequest(op=op("k"), fence=fence, effect=pb.EFFECT_NONE))
+        self.assertEqual(owner.call(get=pb.GetRequest(op=op("k"))).status.code, pb.CODE_NOT_FOUND)
+
+    def test_a_late_half_of_a_replaced_connection_does_nothing(self):
+        daemon = self.daemon()
+        old = self.client(daemon, hello=pb.HelloRequest())
+        late = frame(pb.Request(id=50, begin=begin("late")))
+        old.send_raw(late[:len(late) - 3])
+        new = self.client(daemon, hello=pb.HelloRequest(replaces=old.hello.connection))
+        try:
+            old.send_raw(late[len(late) - 3:])
+        except OSError:
+            pass  # closed already
+        self.assertIsNone(self.end_of(old))
+        self.assertEqual(new.call(get=pb.GetRequest(op=op("late"))).status.code, pb.CODE_NOT_FOUND)
+
+    @staticmethod
+    def end_of(client):
+        try:
+            return client._read_one()
+        except ConnectionResetError:
+            return None
+
+    def test_replacing_what_is_no_connection(self):
+        daemon = self.daemon()
+        first = self.client(daemon, hello=pb.HelloRequest())
+        for replaces in (1, first.hello.connection + 1000, (1 << 64) - 1):
+            client = self.client(daemon)
+            self.assertEqual(client.call(hello=pb.HelloRequest(replaces=replaces)).status.code, pb.CODE_OK)
+        self.assertEqual(first.begin("k").answer, EXECUTE)
+
+    def test_a_connection_does_not_replace_itself_away(self):
+        daemon = self.daemon()
+        names = [self.client(daemon, hello=pb.HelloRequest()).hello.connection for _ in range(3)]
+        self.assertEqual(len(set(names)), 3)
+        client = self.client(daemon)
+        client.send(hello=pb.HelloRequest(replaces=names[0]))
+        self.assertEqual(client.begin("k").answer, EXECUTE)
+
+
+class Bound(Case):
+    """bind_to_connection: the lease is cut to the grace when the connection's input ends."""
+
+    GRACE_MS = 3000
+
+    def setUp(self):
+        self.d = self.daemon("--grace", "3s")
+        self.other = self.client(self.d)
+
+    def left(self, key):
+        return self.other.call(get=pb.GetRequest(op=op(key))).get.info.lease_left_ms
+
+    def worker(self, key="k", **fields):
+        client = self.client(self.d, hello=pb.HelloRequest())
+        grant = client.begin(key, lease_ms=HOUR_MS, bind_to_connection=True, **fields).grant
+        self.assertGreater(self.left(key), HOUR_MS // 2)
+        return client, grant.fence
+
+    def cut(self, key="k"):
+        self.until(lambda: self.left(key) <= self.GRACE_MS, "the lease is cut")
+
+    def test_closed(self):
+        client, fence = self.worker()
+        client.close()
+        self.cut()
+        # The owner's word still counts, on any connection; it has the full lease again.
+        self.assertEqual(self.other.call(renew=pb.RenewRequest(op=op("k"), fence=fence)).renew.ownership, HELD)
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+
+    def test_then_it_is_interrupted(self):
+        client, fence = self.worker()
+        client.close()
+        self.assertEqual(self.other.begin("k", wait_ms=60000).answer, INTERRUPTED)
+        self.assertEqual(self.other.complete("k", fence, b"late").ownership, HELD)
+
+    def test_half_closed_is_the_end_of_its_input(self):
+        client, _ = self.worker()
+        client.socket.shutdown(socket.SHUT_WR)
+        self.cut()
+
+    def test_closed_by_the_daemon(self):
+        client, _ = self.worker()
+        client.send_raw(b"\x01\0\0\0\0")
+        self.assertTrue(client.at_end())
+        self.cut()
+
+    def test_never_longer_than_what_was_left(self):
+        client = self.client(self.d)
+        client.begin("k", lease_ms=1000, bind_to_connection=True)
+        client.close()
+        self.assertLessEqual(self.left("k"), 1000)
+
+    def test_a_replacing_connection_takes_it_over(self):
+        client, _ = self.worker()
+        new = self.client(self.d, hello=pb.HelloRequest(replaces=client.hello.connection))
+        self.assertTrue(client.at_end())
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+        new.close()
+        self.cut()
+
+    def test_replaced_after_its_end_it_has_the_full_lease_again(self):
+        client, _ = self.worker()
+        client.close()
+        self.cut()
+        new = self.client(self.d, hello=pb.HelloRequest(replaces=client.hello.connection))
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+        new.close()
+        self.cut()
+
+    def test_a_renew_elsewhere_takes_it_over(self):
+        client, fence = self.worker()
+        second = self.client(self.d)
+        self.assertEqual(second.call(renew=pb.RenewRequest(op=op("k"), fence=fence)).renew.ownership, HELD)
+        client.close()
+        self.other.call(get=pb.GetRequest(op=op("k")))
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+        second.close()
+        self.cut()
+
+    def test_a_resumed_begin_elsewhere_takes_it_over(self):
+        attempt = os.urandom(16)
+        client, fence = self.worker(attempt_id=attempt)
+        second = self.client(self.d)
+        again = second.begin("k", attempt_id=attempt, lease_ms=HOUR_MS, bind_to_connection=True).grant
+        self.assertEqual((again.fence, again.resumed), (fence, True))
+        client.close()
+        self.other.call(get=pb.GetRequest(op=op("k")))
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+        second.close()
+        self.cut()
+
+    def test_over_a_restart_the_grace_counts_from_being_ready(self):
+        attempt = os.urandom(16)
+        self.worker(attempt_id=attempt)
+        self.worker("kept", attempt_id=attempt)
+        self.d.kill()
+        self.d.start()
+        self.other = self.client(self.d)
+        self.assertLessEqual(self.left("k"), self.GRACE_MS)
+        again = self.other.begin("kept", attempt_id=attempt, lease_ms=HOUR_MS, bind_to_connection=True)
+        self.assertEqual((again.answer, again.grant.resumed), (EXECUTE, True))
+        self.assertGreater(self.left("kept"), HOUR_MS // 2)
+        self.assertEqual(self.other.begin("k", wait_ms=60000).answer, INTERRUPTED)
+
+    def test_bound_by_recover(self):
+        fence = self.other.begin("k").grant.fence
+        self.other.call(release=pb.ReleaseRequest(op=op("k"), fence=fence, effect=pb.EFFECT_UNKNOWN))
+        client = self.client(self.d)
+        got = client.call(recover=pb.RecoverRequest(namespace="test", lease_ms=HOUR_MS, bind_to_connection=True)).recover
+        self.assertEqual(len(got.operations), 1)
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+        client.close()
+        self.cut()
+
+
+class Stalled(Case):
+    def test_a_stopped_daemon_takes_no_lease_away(self):
+        daemon = self.daemon()
+        owner, other = self.client(daemon), self.client(daemon)
+        fence = owner.begin("k", lease_ms=1000).grant.fence
+        lasts_until = time.monotonic() + 1.2
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            # The owner renews in time; the daemon does not get to read it before the lease would be over.
+            renew = owner.send(renew=pb.RenewRequest(op=op("k"), fence=fence))
+            begun = other.send(begin=begin("k"))
+            self.until(lambda: time.monotonic() > lasts_until, "the lease is over")
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        self.assertEqual(owner.reply(renew).renew.ownership, HELD)
+        self.assertEqual(other.reply(begun).begin.answer, RUNNING)
+        self.assertTrue(any("event=stalled" in line for line in daemon.log))
+
+    def test_a_lease_is_longer_by_the_stall(self):
+        daemon = self.daemon()
+        owner, other = self.client(daemon), self.client(daemon)
+        fence = owner.begin("k", lease_ms=2000).grant.fence
+        lasts_until = time.monotonic() + 3
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            self.until(lambda: time.monotonic() > lasts_until, "the lease is over")
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        # Nobody renewed, but nobody could have.
+        self.assertEqual(other.begin("k").answer, RUNNING)
+        self.assertEqual(owner.call(renew=pb.RenewRequest(op=op("k"), fence=fence)).renew.ownership, HELD)
+
+
+if __name__ == "__main__":
+    unittest.main()
