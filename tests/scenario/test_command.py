@@ -6,7 +6,7 @@ import signal
 import subprocess
 import unittest
 
-from harness import Case, IDEM, PATIENCE, pb
+from harness import Case, IDEM, PATIENCE, TOP, pb
 
 
 class Command(Case):
@@ -87,6 +87,19 @@ class Command(Case):
         self.assertFalse(os.path.exists(self.server.folder + "/ran"))
         self.assertEqual(self.idem("ping", "--wait", "20s").returncode, 0)
 
+    def completed(self, *words):
+        script = ("source client/idem.bash-completion; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _idem; "
+                  "printf '%s\\n' \"${COMPREPLY[@]}\"")
+        environment = {**os.environ, "PATH": os.path.dirname(IDEM) + ":" + os.environ["PATH"]}
+        return subprocess.run(["bash", "-c", script, "bash", *words], cwd=TOP, capture_output=True, text=True, timeout=PATIENCE,
+                              env=environment, check=True).stdout.split()
+
+    def test_completion(self):
+        self.assertEqual(self.completed("idem", "re"), ["release", "renew", "recover", "resolve"])
+        self.assertEqual(self.completed("idem", "-s", "x", "complete", "--keep"), ["--keep", "--keep-body"])
+        self.assertEqual(self.completed("idem", "run", "--on"), ["--on-failure"])
+        self.assertEqual(self.completed("idem", "key", "--v"), ["--v7", "--v4"])
+
     def test_keys(self):
         first, second = self.idem("key").stdout, self.idem("key", "--v7").stdout
         self.assertNotEqual(first, second)
@@ -156,7 +169,8 @@ class Command(Case):
         environment = {**os.environ, "IDEM_ADDRESS": self.server.addresses[0]}
         ready = self.server.folder + "/fifo"
         os.mkfifo(ready)
-        running = subprocess.Popen([IDEM, "run", "--key", "k", "--", "sh", "-c", f"echo go >{ready}; exec sleep 600"],
+        os.mkfifo(ready + "2")  # nobody ever writes to it
+        running = subprocess.Popen([IDEM, "run", "--key", "k", "--", "sh", "-c", f"echo go >{ready}; exec cat {ready}2"],
                                    env=environment, stderr=subprocess.PIPE)
         with open(ready) as started:
             self.assertEqual(started.read(), "go\n")
