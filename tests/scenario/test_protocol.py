@@ -4,7 +4,7 @@ import os
 import time
 import unittest
 
-from harness import (Case, Client, EXECUTE, EXPIRED, INTERRUPTED, MISMATCH, REPLAY, RUNNING, begin, frame, op, pb)
+from harness import (Case, EXECUTE, EXPIRED, INTERRUPTED, MISMATCH, REPLAY, RUNNING, begin, frame, op, pb)
 
 HELD, LOST, FINAL, GONE = pb.OWNERSHIP_HELD, pb.OWNERSHIP_LOST, pb.OWNERSHIP_FINAL, pb.OWNERSHIP_GONE
 TAKE_OVER, REPORT = pb.IF_INTERRUPTED_TAKE_OVER, pb.IF_INTERRUPTED_REPORT
