@@ -290,7 +290,7 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
         if (decide_no_room(engine, asker, decision->granted && !found->there))
             return true;
     }
-    if (!operation_values(engine, found, values_needed(call, decision), now, &values)) {
+    if (!values_fetch(engine, found, values_needed(call, decision), now, &values)) {
         decide_refuse(engine, asker, CODE_DATA_LOSS, "DAMAGED", NULL,
                       "a stored value of this operation is damaged; Forget removes it once it is done");
         return true;
@@ -300,7 +300,7 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
     fill_reply(&reply, call, decision, now);
     add_operation(engine, &reply, found, &values, now);
     decide_reply(engine, asker, &reply);
-    operation_values_release(&values);
+    values_release(&values);
     return true;
 }
 

@@ -3,6 +3,7 @@
 #define IDEMD_DECIDE_H
 
 #include "daemon/operation.h"
+#include "daemon/values.h"
 
 /* A call at work, or a parked one that is looked at again. */
 struct asker {

@@ -44,7 +44,7 @@ static void page_open(struct page *page, struct engine *engine, const struct cal
 static void page_close(struct page *page)
 {
     for (uint32_t i = 0; i < page->count; i++)
-        operation_values_release(&page->values[i]);
+        values_release(&page->values[i]);
     mem_free(page->found);
     mem_free(page->values);
     mem_free(page->told);
@@ -102,7 +102,7 @@ static bool recover_one(struct page *page, const struct asker *asker, struct ope
     }
     if (!page_take(page, &found.record, true))
         return false;
-    if (!operation_values(engine, &found, VALUES_INPUT | VALUES_CHECKPOINT, page->now, &values))
+    if (!values_fetch(engine, &found, VALUES_INPUT | VALUES_CHECKPOINT, page->now, &values))
         return true;
     (again ? rules_recover_again : rules_recover)(&found.record, page->call, page->now,
                                                   store_next_number(engine->store), &decision);

@@ -152,19 +152,6 @@ static inline uint64_t operation_lease_time(const struct engine *engine, const s
     return now->boot_ms - engine->stalled_ms;
 }
 
-/* What an answer shows of an operation's values. Release after use. */
-struct values {
-    struct bytes input, checkpoint;
-    struct slice outcome;
-    bool body_dropped;
-    struct blob *scratch;
-};
-enum { VALUES_INPUT = 1, VALUES_CHECKPOINT = 2, VALUES_OUTCOME = 4 };
-/* Fetches them, from memory or the store. False: what is stored does not read, and nothing was fetched. */
-bool operation_values(struct engine *engine, const struct found *found, unsigned which, const struct now *now,
-                      struct values *values);
-void operation_values_release(struct values *values);
-
 void operation_check(const struct engine *engine, const struct operation *operation);
 
 #endif

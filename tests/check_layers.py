@@ -14,7 +14,7 @@ ROOMS = {
     "record": (["daemon/record"], ["base", "wire"]),
     "store": (["daemon/store", "daemon/batch", "daemon/tables", "daemon/directory", "daemon/check"], ["base", "record", "wire"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
-    "engine": (["daemon/engine", "daemon/operation", "daemon/parked", "daemon/decide", "daemon/listing"],
+    "engine": (["daemon/engine", "daemon/operation", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
                ["rules", "store", "tables", "record", "base", "wire"]),
     "service": (["daemon/service", "daemon/request", "daemon/response", "daemon/arena"],
                 ["engine", "rules", "store", "record", "base", "scan", "wire"]),
