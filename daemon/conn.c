@@ -16,9 +16,10 @@
 
 enum {
     SCRATCH_BYTES = 64 * 1024,
-    READS_A_TURN = 4,                 /* so that one busy peer leaves room for others */
-    OUT_BYTES_MAX = 1024 * 1024,      /* of answers not sent yet; over that no call is decided */
-    IN_BYTES_MAX = 256 * 1024 * 1024, /* of unfinished frames, over all connections */
+    READS_A_TURN = 4,                   /* so that one busy peer leaves room for others */
+    OUT_BYTES_MAX = 1024 * 1024,        /* of answers not sent yet; over that no call is decided */
+    IN_BYTES_MAX = 256 * 1024 * 1024,   /* of unfinished frames, over all connections */
+    TAKEN_BYTES_MAX = 32 * 1024 * 1024, /* decided in one turn, over all connections; the rest waits for the next */
     PIECE_BYTES = 4096,
     SPARES_MAX = 64,
     PIECES_A_SEND = 64,
@@ -219,7 +220,8 @@ static bool send_out(struct conn *conn)
 static bool can_decide(const struct conn *conn)
 {
     return conn->state == CONN_READING && !conn->conns->paused && !conn->conns->draining &&
-           conn->session.open_calls < IDEM_OPEN_CALLS_MAX && conn->out_bytes + conn->session.held_bytes < OUT_BYTES_MAX;
+           conn->conns->taken_bytes < TAKEN_BYTES_MAX && conn->session.open_calls < IDEM_OPEN_CALLS_MAX &&
+           conn->out_bytes + conn->session.held_bytes < OUT_BYTES_MAX;
 }
 
 static void set_in_capacity(struct conn *conn, uint32_t capacity)
@@ -285,6 +287,7 @@ static uint32_t decide_frames(struct conn *conn, uint8_t *data, uint32_t size)
         }
         uint8_t *message = data + at + IDEM_FRAME_HEADER_BYTES;
         at += IDEM_FRAME_HEADER_BYTES + message_bytes;
+        conn->conns->taken_bytes += message_bytes;
         clear_deadline(conn);
         if (!service_message(&conn->session, message, message_bytes, conn->read_ms, &conn->conns->now))
             end_input(conn, CONN_REFUSED);
@@ -496,6 +499,7 @@ void conns_flush(struct conns *conns)
 {
     struct conn *conn;
 
+    conns->taken_bytes = 0;
     while ((conn = conns->dirty)) {
         conns->dirty = conn->dirty_next;
         flush_one(conn);

@@ -33,7 +33,8 @@ struct conns {
     struct conn *resumed;       /* can go on with what they have read */
     struct deadlines deadlines; /* boot time: frames that must arrive, peers that must close */
     uint64_t in_bytes, out_bytes;
-    struct piece *spare; /* pieces for reuse */
+    uint64_t taken_bytes; /* decided since the batch could last be handed over */
+    struct piece *spare;  /* pieces for reuse */
     uint32_t spares;
     bool paused;      /* nothing is decided: the store is behind */
     bool draining;    /* nothing more is read */
