@@ -5,7 +5,7 @@
 #include "client/reply.h"
 #include "proto/limits.h"
 
-/* A new attempt id. False: the system gives no random bytes. */
+/* A new attempt id. Always true. */
 bool calls_attempt_id(uint8_t attempt_id[IDEM_ATTEMPT_ID_BYTES]);
 
 #endif

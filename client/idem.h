@@ -12,17 +12,28 @@
  * document, proto/PROTOCOL.md.
  *
  * CAVEATS
- *  - A client is one connection, used by one thread at a time. Several threads use several clients. Distinct clients
- * are independent.
+ *  - A client is one connection, used by one thread at a time. Several threads use several clients; distinct clients
+ *    are independent.
  *  - Every call blocks, until it is answered or its time is over. The library starts no thread, installs no signal
- * handler, never logs and never exits. SIGPIPE is never raised.
- *  - What a reply points to belongs to the client and is good until the next call with it, or idem_close.
- *  - A lost connection is no error: the call is sent again, on a new connection, until its time is over. Every call is
- * safe to send again. Only where its time is over the caller learns it, as an error of class IDEM_CLASS_UNKNOWN: the
- * call may have had its effect.
- *  - A client does not survive fork() in the child: open another one there.
+ *    handler, never logs and never exits. SIGPIPE is never raised, and a signal does not end a call.
+ *  - One deadline covers all of a call: connecting, sending, waiting, receiving, and sending again. One step knows no
+ *    deadline: looking up the name in "tcp:name:port" is getaddrinfo's. Where that matters give the number.
+ *  - What a reply points to belongs to the client, and is good until the next call with it returns, or idem_close. A
+ *    request may point into the reply before it: recover one operation, and complete it by the id it came with.
+ *  - On an error the reply is not touched (idem_run's is: see there).
+ *  - A lost connection is no error: the call is sent again, on a new connection that replaces the lost one, until its
+ *    time is over. Every call is safe to send again. Only where its time is over the caller learns it, as an error of
+ *    class IDEM_CLASS_UNKNOWN: the call may have had its effect. Calling again with the same request finds out.
+ *  - A call that is given up gives its connection up with it, so that nothing of it waits at the daemon, and its answer
+ *    cannot be taken for another's. Leases bound to that connection then have the namespace's grace (5 s) until the
+ * next call of this client connects again and takes them over.
+ *  - A client does not survive fork() in the child, where its calls are IDEM_ERR_MISUSE: open another one there. To
+ *    close it there is fine.
  *  - Strings are UTF-8 without U+0000; NULL is the same as "". Limits are checked by the daemon, whose error names
- * field and limit.
+ * field and limit. Bytes are any bytes.
+ *  - What a program may do wrong is an error, not a crash, as far as a library can see it: NULL where something is
+ *    needed, a size without data.
+ *  - Structs are zeroed before they are filled ({0} or named members), so that members left out have their default.
  */
 #ifndef IDEM_H
 #define IDEM_H
@@ -54,29 +65,30 @@ typedef struct idem_bytes {
 /* What every call returns. With each: its class, and when it happens. */
 typedef enum idem_error {
     IDEM_OK = 0,
-    IDEM_ERR_MISUSE,    /* misuse: an argument that can never be right; nothing was sent */
-    IDEM_ERR_ADDRESS,   /* misuse: the address is not unix:/path or tcp:host:port */
-    IDEM_ERR_NO_MEMORY, /* not done, where it came before the call was sent; else unknown, and reported as IDEM_ERR_LOST
-                         */
-    IDEM_ERR_UNREACHABLE,       /* not done: no connection until the time was over; the call was never sent */
-    IDEM_ERR_LOST,              /* unknown: it was sent, and no answer came until the time was over */
+    IDEM_ERR_MISUSE,            /* misuse: an argument that can never be right; nothing was sent */
+    IDEM_ERR_ADDRESS,           /* misuse: the address is not unix:/path or tcp:host:port */
+    IDEM_ERR_NO_MEMORY,         /* not done: before the call was sent. Later it is IDEM_ERR_LOST */
+    IDEM_ERR_UNREACHABLE,       /* not done: it could not be sent until the time was over: mostly, no connection */
+    IDEM_ERR_LOST,              /* unknown: it was sent, and no answer says what became of it */
     IDEM_ERR_PROTOCOL,          /* unknown: the answer is none that this library knows; it is never permission to run */
-    IDEM_ERR_INVALID_ARGUMENT,  /* misuse: the daemon says which field, and its limit */
-    IDEM_ERR_UNAUTHENTICATED,   /* not done */
-    IDEM_ERR_PERMISSION_DENIED, /* not done */
+    IDEM_ERR_INVALID_ARGUMENT,  /* misuse: the daemon says which field, and its limit; or longer than any frame */
+    IDEM_ERR_UNAUTHENTICATED,   /* not done: the token is wrong, or missing */
+    IDEM_ERR_PERMISSION_DENIED, /* not done: the token has no right to this call; same whether or not the key exists */
     IDEM_ERR_NOT_FOUND,         /* final: Get of an absent operation */
     IDEM_ERR_FAILED_PRECONDITION, /* final: another revision or state than the call named */
     IDEM_ERR_RESOURCE_EXHAUSTED,  /* not done: the store is full, or too many wait */
     IDEM_ERR_DEADLINE_EXCEEDED,   /* not done: the daemon gave the call up before it was decided */
-    IDEM_ERR_CANCELLED,           /* not done */
+    IDEM_ERR_CANCELLED,           /* not done: somebody withdrew it */
     IDEM_ERR_UNIMPLEMENTED,       /* not done: a daemon older than this call */
-    IDEM_ERR_DATA_LOSS,           /* final: the stored record is damaged */
+    IDEM_ERR_DATA_LOSS,           /* final: the stored record is damaged; idem_forget removes it */
     IDEM_ERR_UNAVAILABLE,         /* unknown: the daemon was shutting down until the time was over */
-    IDEM_ERR_INTERNAL,            /* unknown */
+    IDEM_ERR_INTERNAL,            /* unknown: the daemon failed until the time was over */
+    IDEM_ERR_NOT_STORED,          /* unknown: idem_run ran the callback, and what came of it could not be stored */
 } idem_error;
 
-/* A call whose first copy may have acted is never "not done": where a later copy is refused, the error is
- * IDEM_ERR_LOST, and idem_message says what was answered. */
+/* What an error says of the call's effect. A call whose first copy may have acted is never "not done": where its second
+ * copy is refused (no room, no right, too late), the error is IDEM_ERR_LOST, and idem_message says what was answered.
+ */
 typedef enum idem_class {
     IDEM_CLASS_OK,
     IDEM_CLASS_NOT_DONE, /* it had no effect; it may be tried again later */
@@ -89,9 +101,9 @@ typedef enum idem_class {
 IDEM_API const char *idem_error_name(idem_error error); /* "IDEM_ERR_LOST" */
 IDEM_API idem_class idem_error_class(idem_error error);
 
-/* About the last call of this client that returned an error: a sentence for a person; the daemon's reason for a program
- * ("STORE_FULL"), or ""; the path of the field ("begin.op.key"), or ""; after how many ms the same call may succeed, or
- * 0. Never NULL. */
+/* About the last call of this client, where it returned an error: a sentence for a person; the daemon's reason for a
+ * program ("STORE_FULL"), or ""; the path of the field ("begin.op.key"), or ""; after how many ms the same call may
+ * succeed, or 0. Never NULL; good until the next call. */
 IDEM_API const char *idem_message(const idem_client *client);
 IDEM_API const char *idem_reason(const idem_client *client);
 IDEM_API const char *idem_field(const idem_client *client);
@@ -100,23 +112,27 @@ IDEM_API uint32_t idem_retry_after_ms(const idem_client *client);
 /* ---- Opening ----------------------------------------------------------------- */
 
 typedef struct idem_options {
-    size_t size;         /* sizeof(idem_options); idem_options_init sets it */
-    const char *address; /* "unix:/path" or "tcp:host:port". NULL: $IDEM_ADDRESS, then unix:$XDG_RUNTIME_DIR/idemd.sock
-                            where that is there, then unix:/run/idemd/idemd.sock */
+    size_t size;            /* sizeof(idem_options); idem_options_init sets it */
+    const char *address;    /* "unix:/path" (absolute) or "tcp:host:port" ("tcp:[::1]:port"). NULL: $IDEM_ADDRESS, then
+                               unix:$XDG_RUNTIME_DIR/idemd.sock where that is there, then unix:/run/idemd/idemd.sock */
     const char *namespace_; /* of operations that name none. NULL: $IDEM_NAMESPACE, then "default" */
     const char *caller;     /* likewise. NULL: "" */
     const char *client;     /* name and version of the program, 0..64 bytes, for the daemon's log. NULL: "libidem" */
     const char *token;      /* where the listener asks for one. NULL: none */
     const char *owner;      /* of Begins and Recovers that name none. NULL: "HOST pid N" */
     uint32_t timeout_ms;    /* of calls that give none. 0: 10,000 */
+    uint32_t reserved;      /* 0 */
 } idem_options;
 
+/* Everything at its default. */
 IDEM_API void idem_options_init(idem_options *options);
 
-/* Makes a client; connects with the first call. options NULL: all defaults. What options points to is copied.
- * IDEM_OK: *client is to be closed by the caller. Else *client is NULL. */
+/* Makes a client; connects with the first call. options NULL: all defaults. What options points to is copied. Variables
+ * of the environment are not looked at in a program that runs with other rights than its caller's (setuid).
+ * IDEM_OK: *client is to be closed by the caller. Else *client is NULL: IDEM_ERR_ADDRESS, IDEM_ERR_NO_MEMORY, or
+ * IDEM_ERR_MISUSE (size not set; members of a later version that this library does not know). */
 IDEM_API idem_error idem_open(const idem_options *options, idem_client **client);
-/* Closes and frees. NULL is fine. A call that waits at the daemon is withdrawn. */
+/* Closes and frees, and with it the last reply. NULL is fine. */
 IDEM_API void idem_close(idem_client *client);
 /* The address in use. Good as long as the client. */
 IDEM_API const char *idem_address(const idem_client *client);
@@ -189,12 +205,14 @@ typedef struct idem_hello_reply {
     uint32_t max_frame_bytes, max_outcome_bytes, max_wait_ms;
     uint64_t keep_ms, keep_min_ms, keep_max_ms; /* the namespace's policy */
     uint32_t lease_ms, grace_ms;
-    int if_interrupted; /* idem_if_interrupted */
+    int if_interrupted; /* an idem_if_interrupted */
 } idem_hello_reply;
 
-/* Connects where the client is not connected, and tells what the daemon said. In all calls timeout_ms is the time from
- * now in which everything has to happen - connecting, sending, waiting, receiving; 0: the client's timeout_ms, and the
- * call's wait_ms. */
+/* Connects where the client is not connected, and tells what the daemon said when it was: all calls do the first by
+ * themselves.
+ *
+ * In all calls timeout_ms is the time from now in which everything has to happen. 0: the client's timeout_ms, and the
+ * call's wait_ms on top. One that is given should leave room for the wait. */
 IDEM_API idem_error idem_hello(idem_client *client, uint32_t timeout_ms, idem_hello_reply *reply);
 
 /* ---- Begin --------------------------------------------------------------------- */
@@ -220,12 +238,11 @@ typedef struct idem_begin_request {
     idem_bytes fingerprint;               /* 0..64 bytes: digest of what is asked for; part of the match */
     const idem_bytes *other_fingerprints; /* at most 3 digests by older rules, which match too */
     size_t other_fingerprint_count;
-    const uint8_t
-        *attempt_id; /* 16 random bytes; NULL: the library makes them. Give them to find a grant again after an error of
-                        class UNKNOWN, or after a restart; never again once they have brought permission to run */
-    const char *owner; /* NULL: the client's */
-    uint32_t lease_ms; /* 1 s .. 24 h; 0: the namespace's */
-    uint32_t wait_ms;  /* how long to wait for another owner's outcome; any length */
+    const uint8_t *attempt_id; /* 16 random bytes; NULL: the library makes them. See idem_begin */
+    const char *owner;         /* NULL: the client's */
+    uint32_t lease_ms;         /* 1 s .. 24 h; 0: the namespace's */
+    uint32_t wait_ms; /* how long to wait for another owner's outcome; any length: what is longer than the daemon's
+                         longest is asked for in parts */
     idem_if_interrupted if_interrupted;
     uint64_t first_sent_ms;      /* Unix time at which this key was first sent; 0: not known */
     idem_bytes input;            /* 0..64 KiB: handed to whoever takes over */
@@ -247,7 +264,14 @@ typedef struct idem_begin_reply {
     idem_info info;                              /* all but EXPIRED; for MISMATCH only state and times */
 } idem_begin_reply;
 
-/* Asks whether an operation may run. Only IDEM_OK with IDEM_EXECUTE is permission to. */
+/* Asks whether an operation may run. Only IDEM_OK with IDEM_EXECUTE is permission to.
+ *
+ * The attempt_id names this attempt: with it a grant whose answer was lost on the way is found again (`resumed`)
+ * instead of being taken for another's. The library makes one for each call and keeps it while it sends the call again;
+ * and where idem_begin returned an error of class IDEM_CLASS_UNKNOWN, the next idem_begin of this client for the same
+ * op is the same attempt. So give one only where another client or process repeats a Begin that failed. Never give one
+ * again once it has brought permission to run: whoever asks with it is told EXECUTE, attempt 1, as if nothing had been
+ * run. */
 IDEM_API idem_error idem_begin(idem_client *client, const idem_begin_request *request, uint32_t timeout_ms,
                                idem_begin_reply *reply);
 
@@ -286,8 +310,8 @@ typedef struct idem_release_request {
     idem_effect effect;
 } idem_release_request;
 typedef struct idem_release_reply {
-    idem_ownership ownership; /* GONE is success */
-    idem_state state;         /* HELD: what it is now */
+    idem_ownership ownership; /* GONE is success too */
+    idem_state state;         /* HELD: what it is now: absent or interrupted */
 } idem_release_reply;
 /* Lets go without an outcome, and says what is known of the effect. */
 IDEM_API idem_error idem_release(idem_client *client, const idem_release_request *request, uint32_t timeout_ms,
@@ -335,9 +359,9 @@ typedef struct idem_recover_request {
     const char *operation;  /* NULL: any */
     const char *owner;      /* NULL: the client's */
     uint32_t lease_ms;
-    uint32_t limit;            /* 1..100; 0: 1 */
+    uint32_t limit;            /* 1..100; 0: 1. Of several, copy what is needed before the next call */
     uint32_t wait_ms;          /* for one to appear; any length */
-    const uint8_t *attempt_id; /* as in Begin */
+    const uint8_t *attempt_id; /* as in idem_begin */
     bool bind_to_connection;
 } idem_recover_request;
 typedef struct idem_recovered {
@@ -379,7 +403,7 @@ typedef struct idem_list_request {
     const char *namespace_; /* NULL: every one */
     idem_state state;       /* IDEM_ABSENT: any */
     uint32_t limit;         /* 1..1000; 0: 100 */
-    idem_bytes cursor;      /* from the last page; copy it first */
+    idem_bytes cursor;      /* of the last page's reply; empty: from the start */
 } idem_list_request;
 typedef struct idem_listed {
     idem_operation_id op;
@@ -420,7 +444,8 @@ typedef enum idem_done {
 } idem_done;
 
 /* Runs the operation. Fills *outcome (kind is set by what it returns); what that points to stays good until idem_run
- * returns. It may use the client only through `running`. */
+ * returns, and for as long as the caller reads reply->outcome. It may make other calls with the client; those for this
+ * operation go through `running`. It must not close the client. */
 typedef idem_done idem_callback(idem_running *running, idem_outcome *outcome, void *user);
 
 /* Good until the callback returns. Where the attempt is above 1, somebody may have done it before: look before you run.
@@ -429,9 +454,11 @@ IDEM_API uint64_t idem_running_fence(const idem_running *running);
 IDEM_API uint32_t idem_running_attempt(const idem_running *running);
 IDEM_API idem_checkpoint idem_running_checkpoint(const idem_running *running);
 IDEM_API idem_bytes idem_running_input(const idem_running *running);
-/* How much of the lease is left, in ms, counted from when Begin or the last renewal was sent; 0: none. */
+/* How much of the lease is left for certain, in ms: counted from when Begin or the last renewal was sent. After a Begin
+ * that waited this may be little or 0, though the daemon counts from its answer: idem_running_renew makes it known. */
 IDEM_API uint32_t idem_running_lease_left_ms(const idem_running *running);
-/* Renews the lease, or stores a checkpoint and renews. *ownership other than IDEM_HELD: stop, somebody else has it. */
+/* Renews the lease, or stores a checkpoint and renews. IDEM_OK with *ownership other than IDEM_HELD: stop, somebody
+ * else has it. */
 IDEM_API idem_error idem_running_renew(idem_running *running, idem_ownership *ownership);
 IDEM_API idem_error idem_running_store(idem_running *running, const char *name, idem_bytes data,
                                        idem_ownership *ownership);
@@ -440,15 +467,20 @@ typedef struct idem_run_reply {
     idem_begin_reply begin;   /* how it began. Where its answer is not IDEM_EXECUTE nothing was run */
     bool ran;                 /* the callback was called */
     idem_ownership ownership; /* of the Complete or Release after it; 0 where there was no answer to it */
-    idem_outcome outcome; /* REPLAY: what was stored. Run: what the callback gave, or, where ownership is FINAL, what is
-                             stored */
+    idem_outcome outcome; /* REPLAY: what was stored. Run and completed: what the callback gave where ownership is HELD,
+                             what is stored where it is FINAL; else kind is 0: there is none */
 } idem_run_reply;
 
-/* Begin, the callback where it may run, then Complete or Release. IDEM_OK: reply->begin.answer says what happened;
- * where it ran, reply->ownership is IDEM_HELD if its outcome is stored (or released), and anything else means that
- * another owner has decided. An error with reply->ran false: nothing was run. An error with reply->ran true: it was
- * run, and whether its outcome is stored is unknown: begin again with the same key finds out. timeout_ms is for each of
- * the calls. */
+/* Begin, the callback where it may run, then Complete or Release. timeout_ms is for each of the calls. *reply is always
+ * filled in, and all zero where nothing is known.
+ *
+ *   IDEM_OK, not ran         reply->begin.answer says why: REPLAY, RUNNING, MISMATCH, INTERRUPTED, EXPIRED
+ *   IDEM_OK, ran, HELD       its outcome is stored (or it was released, as the callback said)
+ *   IDEM_OK, ran, else       it was run, but somebody else had decided the operation: LOST, FINAL, GONE
+ *   IDEM_ERR_NOT_STORED      it was run, and whether anything is stored is unknown (idem_message says why). The
+ * operation may have taken effect: begin again with the same key to find out. Always ran any other error nothing was
+ * run
+ */
 IDEM_API idem_error idem_run(idem_client *client, const idem_begin_request *request, uint32_t timeout_ms,
                              idem_callback *callback, void *user, idem_run_reply *reply);
 
@@ -456,21 +488,25 @@ IDEM_API idem_error idem_run(idem_client *client, const idem_begin_request *requ
 
 enum { IDEM_KEY_CHARS = 37, IDEM_FINGERPRINT_BYTES = 32 }; /* a UUID in text, with its NUL; a SHA-256 digest */
 
-/* Makes a key. v7: ordered by time (RFC 9562, 5.7), v4: random, named: the same for the same name (RFC 9562, 5.5, in a
- * namespace of idemd's own). Any thread. */
+/* Make a key. v7: ordered by time (RFC 9562, 5.7; its 12 bits after the milliseconds go on counting time). v4: random.
+ * named: the same for the same name (RFC 9562, 5.5), in the namespace b70a9d5e-2c41-4e0f-9a63-1d8e57f2c036. Any thread.
+ */
 IDEM_API idem_error idem_key_v7(char key[IDEM_KEY_CHARS]);
 IDEM_API idem_error idem_key_v4(char key[IDEM_KEY_CHARS]);
 IDEM_API idem_error idem_key_named(const void *name, size_t size, char key[IDEM_KEY_CHARS]);
 
 /* A digest of what a request asks for: SHA-256 over labelled parts, each with its lengths, so that ("ab","c") and
  * ("a","bc") differ. Format: for each part the label's length (8 bytes, big-endian), the label, the value's length, the
- * value. */
+ * value. A part that cannot be read (NULL with a size) is IDEM_ERR_MISUSE, and so is final then: there is no digest of
+ * something else. After final it is to be initialised again. Any thread. */
 typedef struct idem_fingerprint {
-    uint64_t state[32]; /* the library's */
+    uint64_t state[31]; /* the library's */
+    uint64_t bad;
 } idem_fingerprint;
-IDEM_API void idem_fingerprint_init(idem_fingerprint *fingerprint);
-IDEM_API void idem_fingerprint_add(idem_fingerprint *fingerprint, const char *label, const void *value, size_t size);
-IDEM_API void idem_fingerprint_final(idem_fingerprint *fingerprint, uint8_t digest[IDEM_FINGERPRINT_BYTES]);
+IDEM_API idem_error idem_fingerprint_init(idem_fingerprint *fingerprint);
+IDEM_API idem_error idem_fingerprint_add(idem_fingerprint *fingerprint, const char *label, const void *value,
+                                         size_t size);
+IDEM_API idem_error idem_fingerprint_final(idem_fingerprint *fingerprint, uint8_t digest[IDEM_FINGERPRINT_BYTES]);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-/* Copies of numbers, views of everything else. */
+/* Copies of numbers, views of everything else. Numbers that stand for something are held against what is known. */
 #include "client/reply.h"
 
 idem_bytes reply_bytes(ProtobufCBinaryData data)
@@ -51,11 +51,24 @@ idem_operation_id reply_id(const Idem__V1__OperationId *op)
     return op ? (idem_operation_id){op->namespace_, op->caller, op->key} : (idem_operation_id){"", "", ""};
 }
 
-idem_outcome reply_outcome(const Idem__V1__Outcome *outcome, idem_attribute *attributes)
+static bool kind_known(Idem__V1__OutcomeKind kind)
 {
+    return kind == IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_SUCCEEDED ||
+           kind == IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_FAILED;
+}
+
+idem_error reply_outcome(idem_client *client, const Idem__V1__Outcome *outcome, idem_outcome *out)
+{
+    idem_attribute *attributes;
+
+    if (!outcome || !kind_known(outcome->kind))
+        return reply_unknown(client);
+    attributes = client_reply_memory(client, outcome->n_attributes * sizeof *attributes);
+    if (!attributes)
+        return client_fail(client, IDEM_ERR_LOST, "no memory for the answer");
     for (size_t i = 0; i < outcome->n_attributes; i++)
         attributes[i] = (idem_attribute){outcome->attributes[i]->name, reply_bytes(outcome->attributes[i]->value)};
-    return (idem_outcome){
+    *out = (idem_outcome){
         .kind = (idem_kind)outcome->kind,
         .code = outcome->code,
         .attributes = attributes,
@@ -65,20 +78,31 @@ idem_outcome reply_outcome(const Idem__V1__Outcome *outcome, idem_attribute *att
         .body_bytes = outcome->body_bytes,
         .attributes_dropped = outcome->attributes_dropped,
     };
+    return IDEM_OK;
 }
 
-bool reply_outcome_of(idem_client *client, const Idem__V1__Outcome *outcome, idem_outcome *out)
+bool reply_ownership_known(Idem__V1__Ownership ownership)
 {
-    idem_attribute *attributes = NULL;
+    return ownership >= IDEM__V1__OWNERSHIP__OWNERSHIP_HELD && ownership <= IDEM__V1__OWNERSHIP__OWNERSHIP_GONE;
+}
 
-    *out = (idem_outcome){0};
-    if (!outcome)
-        return true;
-    if (outcome->n_attributes) {
-        attributes = client_reply_memory(client, outcome->n_attributes * sizeof *attributes);
-        if (!attributes)
-            return false;
-    }
-    *out = reply_outcome(outcome, attributes);
-    return true;
+bool reply_state_known(Idem__V1__State state)
+{
+    return state >= IDEM__V1__STATE__STATE_UNSPECIFIED && state <= IDEM__V1__STATE__STATE_DONE;
+}
+
+bool reply_grant_known(const Idem__V1__Grant *grant)
+{
+    return grant && grant->fence > 0 && grant->fence <= IDEM_FENCE_MAX && grant->attempt > 0;
+}
+
+bool reply_info_known(const Idem__V1__OperationInfo *info)
+{
+    return !info || (reply_state_known(info->state) &&
+                     (info->kind == IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_UNSPECIFIED || kind_known(info->kind)));
+}
+
+idem_error reply_unknown(idem_client *client)
+{
+    return client_fail(client, IDEM_ERR_PROTOCOL, "the answer is none that this library knows: no permission to run");
 }

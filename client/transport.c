@@ -7,7 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -42,6 +42,14 @@ static bool wait_for(int fd, short events, uint64_t deadline_ms)
     }
 }
 
+static bool port_good(const char *port)
+{
+    const size_t digits = strspn(port, "0123456789");
+    const int number = digits > 0 && digits <= 5 && !port[digits] ? atoi(port) : 0;
+
+    return number > 0 && number <= UINT16_MAX;
+}
+
 static bool split(const char *text, char *host, size_t host_bytes, const char **port)
 {
     const char *colon = strrchr(text, ':');
@@ -51,8 +59,7 @@ static bool split(const char *text, char *host, size_t host_bytes, const char **
         text++;
         size -= 2;
     }
-    if (size == 0 || size >= host_bytes || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) ||
-        strlen(colon + 1) > 5)
+    if (size == 0 || size >= host_bytes || !port_good(colon + 1))
         return false;
     memcpy(host, text, size);
     host[size] = '\0';
@@ -94,6 +101,14 @@ static int start_connect(const struct sockaddr *name, socklen_t size, uint64_t d
     return -1;
 }
 
+/* When the first of so many tries has to be over. */
+static uint64_t share_of(uint64_t deadline_ms, uint64_t tries)
+{
+    const uint64_t now_ms = transport_now_ms();
+
+    return deadline_ms > now_ms ? now_ms + (deadline_ms - now_ms + tries - 1) / tries : deadline_ms;
+}
+
 static int connect_tcp(const char *host_port, uint64_t deadline_ms)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
@@ -101,14 +116,17 @@ static int connect_tcp(const char *host_port, uint64_t deadline_ms)
     char host[256];
     const char *port;
     const int on = 1;
+    uint64_t left = 0;
     int fd = -1;
 
     if (!split(host_port, host, sizeof host, &port) || getaddrinfo(host, port, &hints, &found) != 0) {
         errno = EHOSTUNREACH;
         return -1;
     }
-    for (const struct addrinfo *one = found; one && fd < 0; one = one->ai_next)
-        fd = start_connect(one->ai_addr, one->ai_addrlen, deadline_ms);
+    for (const struct addrinfo *one = found; one; one = one->ai_next)
+        left++;
+    for (const struct addrinfo *one = found; one && fd < 0; one = one->ai_next, left--)
+        fd = start_connect(one->ai_addr, one->ai_addrlen, share_of(deadline_ms, left));
     const int failed = errno;
     freeaddrinfo(found);
     if (fd >= 0)
@@ -143,6 +161,13 @@ bool transport_send(int fd, const uint8_t *data, size_t size, uint64_t deadline_
         }
     }
     return true;
+}
+
+bool transport_quiet(int fd)
+{
+    char byte;
+
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
 ssize_t transport_receive(int fd, uint8_t *data, size_t size, uint64_t deadline_ms)

@@ -258,7 +258,7 @@ static idem_client *open_client(const char *address)
 
 static uint64_t begin(const char *key, uint32_t lease_ms)
 {
-    const idem_begin_request request = {.op = {.key = key}, .operation = "o", .lease_ms = lease_ms};
+    const idem_begin_request request = {.op = {.key = key}, .operation = key, .lease_ms = lease_ms};
     idem_begin_reply reply;
 
     assert_int_equal(idem_begin(direct, &request, 0, &reply), IDEM_OK);
@@ -338,7 +338,7 @@ static void prepare_done(struct prepared *prepared)
 
 static void call_begin(idem_client *client, struct prepared *prepared)
 {
-    const idem_begin_request request = {.op = {.key = prepared->key}, .operation = "o"};
+    const idem_begin_request request = {.op = {.key = prepared->key}, .operation = prepared->key};
     idem_begin_reply reply;
 
     assert_int_equal(idem_begin(client, &request, 0, &reply), IDEM_OK);
@@ -375,7 +375,7 @@ static void after_all_is_absent(struct prepared *prepared)
 static void call_take_over(idem_client *client, struct prepared *prepared)
 {
     const idem_begin_request request = {
-        .op = {.key = prepared->key}, .operation = "o", .if_interrupted = IDEM_TAKE_OVER};
+        .op = {.key = prepared->key}, .operation = prepared->key, .if_interrupted = IDEM_TAKE_OVER};
     idem_begin_reply reply;
 
     assert_int_equal(idem_begin(client, &request, 0, &reply), IDEM_OK);
@@ -478,7 +478,8 @@ static void call_get(idem_client *client, struct prepared *prepared)
 
 static void call_recover(idem_client *client, struct prepared *prepared)
 {
-    const idem_recover_request request = {.limit = 1};
+    /* Only its own: what other cases left behind may be interrupted by now. */
+    const idem_recover_request request = {.operation = prepared->key, .limit = 1};
     idem_recover_reply reply;
 
     assert_int_equal(idem_recover(client, &request, 0, &reply), IDEM_OK);
