@@ -25,6 +25,10 @@ enum {
     PIECES_A_SEND = 64,
     FRAME_MS_MAX = 10 * 1000, /* a frame that has begun is there after this long */
     LINGER_MS_MAX = 2 * 1000, /* a peer that was told of a bad frame closes within this */
+    STUCK_MS_MAX = 60 * 1000, /* a peer takes some of its answers within this */
+    COPIED_BYTES = 1024,      /* a tail below this is copied: cheaper than one more part of a send */
+    SHARED_PART = 16,         /* and one that is a smaller part of its blob than this, up to this size: */
+    SHARED_BYTES = 64 * 1024, /* it is not worth what the whole takes while a peer is slow */
 };
 
 enum conn_state { CONN_READING, CONN_ENDED, CONN_REFUSED, CONN_LINGERING, CONN_DROPPED };
@@ -38,8 +42,9 @@ struct piece {
 };
 
 struct conn {
-    struct session session; /* first member */
-    struct deadline deadline;
+    struct session session;   /* first member */
+    struct deadline deadline; /* of a frame, or of lingering */
+    struct deadline stuck;    /* of answers that do not move */
     struct conns *conns;
     struct conn *previous, *next, *dirty_next, *resumed_next;
     ev_io readable, writable;
@@ -120,9 +125,7 @@ static void append_bytes(struct conn *conn, const uint8_t *data, uint32_t size)
 
 static void append_tail(struct conn *conn, struct slice tail)
 {
-    enum { COPIED_BYTES = 1024 }; /* below this a copy is cheaper than one more part of a send */
-
-    if (tail.size <= COPIED_BYTES) {
+    if (tail.size <= COPIED_BYTES || (tail.size <= SHARED_BYTES && tail.size < tail.blob->capacity / SHARED_PART)) {
         append_bytes(conn, slice_bytes(tail).data, tail.size);
         return;
     }
@@ -237,9 +240,15 @@ static void set_in_capacity(struct conn *conn, uint32_t capacity)
     }
 }
 
+/* The time that peers are held to: the daemon's own stalls are not theirs. */
+static uint64_t peer_time(const struct conns *conns)
+{
+    return conns->now.boot_ms - conns->stalled_ms;
+}
+
 static void set_deadline(struct conn *conn, uint64_t ms)
 {
-    deadline_set(&conn->conns->deadlines, &conn->deadline, conn->conns->now.boot_ms + ms);
+    deadline_set(&conn->conns->deadlines, &conn->deadline, peer_time(conn->conns) + ms);
 }
 
 static void clear_deadline(struct conn *conn)
@@ -295,6 +304,46 @@ static uint32_t decide_frames(struct conn *conn, uint8_t *data, uint32_t size)
     return at;
 }
 
+static void drop(struct conn *conn)
+{
+    stop_reading(conn);
+    conn->state = CONN_DROPPED;
+    mark_dirty(conn);
+}
+
+/* Of the others: whose frame has been on its way for the longest. NULL: nobody else has one. */
+static struct conn *slowest_but(const struct conn *conn)
+{
+    struct conn *slowest = NULL;
+
+    for (struct conn *other = conn->conns->first; other; other = other->next)
+        if (other != conn && other->state == CONN_READING && other->in_capacity > 0 &&
+            deadline_is_set(&other->deadline) && (!slowest || other->deadline.at_ms < slowest->deadline.at_ms))
+            slowest = other;
+    return slowest;
+}
+
+/* Makes room in the memory for unfinished frames: the slowest sender has to go, and gets no answer but the end. False:
+ * there is none but this one, and it was told. */
+static bool have_memory(struct conn *conn, uint32_t capacity)
+{
+    struct conns *conns = conn->conns;
+
+    while (conns->in_bytes + capacity - conn->in_capacity > IN_BYTES_MAX) {
+        struct conn *slowest = slowest_but(conn);
+
+        if (!slowest) {
+            service_no_memory(&conn->session);
+            end_input(conn, CONN_REFUSED);
+            return false;
+        }
+        set_in_capacity(slowest, 0);
+        slowest->in_size = 0;
+        drop(slowest);
+    }
+    return true;
+}
+
 /* Keeps what is left of data after `at`, which may be the connection's own buffer or the shared one. */
 static void keep_rest(struct conn *conn, const uint8_t *data, uint32_t size, uint32_t at)
 {
@@ -307,8 +356,11 @@ static void keep_rest(struct conn *conn, const uint8_t *data, uint32_t size, uin
         set_in_capacity(conn, 0);
         return;
     }
-    if (data != conn->in && conn->in_capacity < rest)
+    if (data != conn->in && conn->in_capacity < rest) {
+        if (!have_memory(conn, rest))
+            return;
         set_in_capacity(conn, rest);
+    }
     memmove(conn->in, data + at, rest);
     conn->in_size = rest;
 }
@@ -344,10 +396,8 @@ static bool make_room(struct conn *conn)
         want = message_bytes + IDEM_FRAME_HEADER_BYTES;
     if (conn->in_capacity - conn->in_size > 0)
         return true;
-    if (conn->conns->in_bytes + want - conn->in_capacity > IN_BYTES_MAX) {
-        refuse_frame(conn, "frame: the memory for unfinished frames is used up; send it again later");
+    if (!have_memory(conn, want))
         return false;
-    }
     set_in_capacity(conn, want);
     return true;
 }
@@ -439,6 +489,7 @@ static void conn_close(struct conn *conn)
     ev_io_stop(conns->loop, &conn->readable);
     ev_io_stop(conns->loop, &conn->writable);
     clear_deadline(conn);
+    deadline_clear(&conns->stuck, &conn->stuck);
     service_session_close(&conn->session, &conns->now);
     drop_out(conn);
     set_in_capacity(conn, 0);
@@ -480,11 +531,17 @@ static void flush_one(struct conn *conn)
 {
     const bool was_reading = conn->state == CONN_READING;
 
+    const uint64_t before_bytes = conn->out_bytes;
+
     conn->dirty = false;
     if (conn->state == CONN_DROPPED || !send_out(conn)) {
         conn_close(conn);
         return;
     }
+    if (!conn->out)
+        deadline_clear(&conn->conns->stuck, &conn->stuck);
+    else if (conn->out_bytes < before_bytes || !deadline_is_set(&conn->stuck))
+        deadline_set(&conn->conns->stuck, &conn->stuck, peer_time(conn->conns) + STUCK_MS_MAX);
     if (conn->state == CONN_REFUSED && all_answered(conn))
         linger(conn);
     else if (conn->state == CONN_ENDED && all_answered(conn))
@@ -522,11 +579,11 @@ bool conns_resume(struct conns *conns)
     return true;
 }
 
-uint64_t conns_end_deadlines(struct conns *conns)
+static void end_frames(struct conns *conns)
 {
     struct deadline *first;
 
-    while ((first = deadlines_first(&conns->deadlines)) && first->at_ms <= conns->now.boot_ms) {
+    while ((first = deadlines_first(&conns->deadlines)) && first->at_ms <= peer_time(conns)) {
         struct conn *conn = (struct conn *)(void *)((char *)first - offsetof(struct conn, deadline));
         clear_deadline(conn);
         if (conn->state == CONN_READING)
@@ -535,7 +592,43 @@ uint64_t conns_end_deadlines(struct conns *conns)
             conn->state = CONN_DROPPED;
         mark_dirty(conn);
     }
-    return first ? first->at_ms : UINT64_MAX;
+}
+
+void conns_end_deadlines(struct conns *conns)
+{
+    struct deadline *first;
+
+    end_frames(conns);
+    while ((first = deadlines_first(&conns->stuck)) && first->at_ms <= peer_time(conns)) {
+        struct conn *conn = (struct conn *)(void *)((char *)first - offsetof(struct conn, stuck));
+        deadline_clear(&conns->stuck, &conn->stuck);
+        stop_reading(conn);
+        conn->state = CONN_DROPPED;
+        mark_dirty(conn);
+    }
+}
+
+uint64_t conns_next_ms(const struct conns *conns)
+{
+    const struct deadline *frame = deadlines_first(&conns->deadlines), *stuck = deadlines_first(&conns->stuck);
+    uint64_t at_ms = frame ? frame->at_ms : UINT64_MAX;
+
+    if (conns->resumed)
+        return conns->now.boot_ms;
+    if (stuck && stuck->at_ms < at_ms)
+        at_ms = stuck->at_ms;
+    return at_ms == UINT64_MAX ? UINT64_MAX : at_ms + conns->stalled_ms;
+}
+
+void conns_stalled(struct conns *conns, uint64_t stalled_ms)
+{
+    conns->stalled_ms += stalled_ms;
+}
+
+void conns_ready(struct conns *conns)
+{
+    for (struct conn *conn = conns->dirty; conn; conn = conn->dirty_next)
+        resume_later(conn);
 }
 
 /* ---- All of them ---------------------------------------------------------------------- */
@@ -583,6 +676,7 @@ void conns_close(struct conns *conns)
         mem_free(piece);
     }
     deadlines_free(&conns->deadlines);
+    deadlines_free(&conns->stuck);
     mem_free(conns->scratch);
 }
 

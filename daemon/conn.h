@@ -31,7 +31,9 @@ struct conns {
     uint32_t count;
     struct conn *dirty;         /* to be looked at before the loop waits */
     struct conn *resumed;       /* can go on with what they have read */
-    struct deadlines deadlines; /* boot time: frames that must arrive, peers that must close */
+    struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
+    struct deadlines stuck;     /* likewise: answers that must move */
+    uint64_t stalled_ms;
     uint64_t in_bytes, out_bytes;
     uint64_t taken_bytes; /* decided since the batch could last be handed over */
     struct piece *spare;  /* pieces for reuse */
@@ -52,8 +54,14 @@ void conn_open(struct conns *conns, int fd);
 void conns_flush(struct conns *conns);
 /* Goes on with connections that were held up and now can. True: some did, and the service has to turn again. */
 bool conns_resume(struct conns *conns);
-/* Ends frames that did not arrive in time. Returns when (boot time) to call again; UINT64_MAX: no need. */
-uint64_t conns_end_deadlines(struct conns *conns);
+/* Ends frames that did not arrive in time, and connections whose answers do not move. */
+void conns_end_deadlines(struct conns *conns);
+/* When (boot time) there is something of that kind to do; UINT64_MAX: never. */
+uint64_t conns_next_ms(const struct conns *conns);
+/* The daemon did not read for so long: peers have that much more time. */
+void conns_stalled(struct conns *conns, uint64_t stalled_ms);
+/* Takes note of held up connections that can go on, without sending anything. */
+void conns_ready(struct conns *conns);
 /* Stops deciding, or goes on. */
 void conns_pause(struct conns *conns, bool paused);
 /* Reads nothing more; each connection is closed when its open calls are answered. */

@@ -284,9 +284,9 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
             decide_park(engine, asker, &found->operation->waiters, found->operation, now);
         return false;
     }
+    if (decision->answer == ANSWER_EXECUTE && !decide_alive(engine, asker))
+        return true;
     if (decision->granted || (call->type == CALL_CHECKPOINT && decision->change != CHANGE_NONE)) {
-        if (!decide_alive(engine, asker))
-            return true;
         if (decide_no_room(engine, asker, decision->granted && !found->there))
             return true;
     }
@@ -310,6 +310,20 @@ static void apply_rule(struct engine *engine, const struct call *call, const str
     rule_of(call->type)(found->there ? &found->record : NULL, call, now, store_next_number(engine->store), decision);
 }
 
+/* Of what is done: does a part of its outcome not read? Then it can be forgotten whatever its revision, which nobody
+ * can learn. */
+static bool values_damaged(struct engine *engine, const struct found *found, const struct now *now)
+{
+    struct values values;
+
+    if (!found->there || found->record.state != RECORD_DONE)
+        return false;
+    if (!values_fetch(engine, found, VALUES_OUTCOME, now, &values))
+        return true;
+    values_release(&values);
+    return false;
+}
+
 void decide_call(struct engine *engine, const struct asker *asker, const struct now *now)
 {
     struct found found;
@@ -322,6 +336,11 @@ void decide_call(struct engine *engine, const struct asker *asker, const struct 
         return;
     }
     apply_rule(engine, asker->call, &found, now, &decision);
+    if (asker->call->type == CALL_FORGET && decision.code != CODE_OK && values_damaged(engine, &found, now)) {
+        found.damaged = true;
+        decide_damaged(engine, asker, &found);
+        return;
+    }
     decide(engine, asker, &found, &decision, now, &again);
     if (again && found.operation)
         decide_waiters(engine, found.operation, now);

@@ -10,8 +10,9 @@
 #include "proto/limits.h"
 
 enum {
-    HEARTBEAT_MS = 1000,  /* while leases run the loop turns at least so often, so that a stall is noticed */
-    TOUCH_MS = 60 * 1000, /* the retention clock is stored at least so often while there are calls */
+    HEARTBEAT_MS = 1000,      /* while leases run the loop turns at least so often, so that a stall is noticed */
+    LEASE_ENDS_A_TURN = 4096, /* the rest ends in the next turns: late is allowed, and the batch stays small */
+    TOUCH_MS = 60 * 1000,     /* the retention clock is stored at least so often while there are calls */
 };
 
 /* ---- Opening ---------------------------------------------------------------------- */
@@ -27,6 +28,8 @@ static void load_finished(void *context, uint64_t place, const struct record *he
 
     index_add(engine->index, head->hash, place);
     engine->finished++;
+    if (engine->largest_bytes < head->values_bytes)
+        engine->largest_bytes = head->values_bytes;
 }
 
 static int by_revision(const void *a, const void *b)
@@ -236,8 +239,11 @@ static void end_leases(struct engine *engine, const struct now *now)
     const uint64_t lease_time = operation_lease_time(engine, now);
     struct deadline *first;
 
-    while ((first = deadlines_first(&engine->leases)) && first->at_ms <= lease_time)
+    for (int i = 0; i < LEASE_ENDS_A_TURN; i++) {
+        if (!(first = deadlines_first(&engine->leases)) || first->at_ms > lease_time)
+            return;
         decide_lease_end(engine, (struct operation *)(void *)first, now);
+    }
 }
 
 static void end_waits(struct engine *engine, const struct now *now)
@@ -300,11 +306,18 @@ uint64_t engine_turn(struct engine *engine, const struct now *now, const struct 
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now)
 {
     assert(!event->failed && event->applied >= engine->applied);
+    /* What is read from now on has to show what the index will say. */
+    store_end_turn(engine->store);
+    engine->applied = event->applied;
+    operation_batch_stored(engine, now);
     for (uint32_t i = 0; i < event->swept_count; i++)
         if (index_remove(engine->index, event->swept[i].hash, event->swept[i].place))
             engine->finished--;
-    engine->applied = event->applied;
-    operation_batch_stored(engine, now);
+}
+
+uint32_t engine_largest_bytes(const struct engine *engine)
+{
+    return engine->largest_bytes;
 }
 
 struct engine_counts engine_counts(const struct engine *engine)

@@ -111,6 +111,10 @@ uint64_t engine_turn(struct engine *engine, const struct now *now, const struct 
 /* What store_poll said. */
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now);
 
+/* The most that the attributes and body of one operation took that was done when the engine was opened: a replay has to
+ * fit a frame, whatever the limit is now. */
+uint32_t engine_largest_bytes(const struct engine *engine);
+
 struct engine_counts {
     uint64_t running, interrupted, finished;
     uint64_t waiting, waiting_bytes;

@@ -203,9 +203,9 @@ void listing_serve_recovers(struct engine *engine, struct operation *operation, 
     struct parked *next;
     struct record record;
 
+    operation_read(operation, &record);
     for (struct parked *parked = engine->recovers.first; parked; parked = next) {
         next = parked->queue_next;
-        operation_read(operation, &record);
         if (recover_wants(&parked->call, &record) && recover_parked(engine, parked, operation, now))
             return;
     }

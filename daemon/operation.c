@@ -345,7 +345,7 @@ static bool find_in_memory(struct operation *operation, const struct identity *i
         return false;
     if (operation->damaged) {
         found->damaged = true;
-        found->record.life = operation->life;
+        found->record = (struct record){.life = operation->life};
     } else {
         operation_read(operation, &found->record);
         if (!same_identity(&found->record.id, id) || rules_expired(&found->record, now))

@@ -88,6 +88,7 @@ struct engine {
         uint64_t place;
         uint64_t replays;
     } replays[REPLAYS_KEPT];
+    uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
     uint64_t committed_ms; /* boot time of the last batch handed over */
     bool called;           /* since then */

@@ -314,6 +314,7 @@ enum record_check record_decode_head(struct bytes data, struct record *record)
         .expires_ms = load64(data.data + 16),
         .life = load64(data.data + 24),
         .body_place = load64(data.data + 32),
+        .values_bytes = load32(data.data + 40),
     };
     return RECORD_GOOD;
 }

@@ -55,12 +55,13 @@ struct record {
     enum record_state state;
     uint8_t flags; /* enum record_flags */
 
-    uint64_t life;     /* fence of the first grant of this life of the key */
-    uint64_t fence;    /* of the current, or last, grant */
-    uint64_t revision; /* number of the last stored change */
-    uint32_t attempt;  /* 1 for the first grant */
-    uint32_t lease_ms; /* length last acknowledged */
-    uint64_t keep_ms;  /* what the grant's Begin said; 0: the namespace's default */
+    uint64_t life;         /* fence of the first grant of this life of the key */
+    uint64_t fence;        /* of the current, or last, grant */
+    uint32_t values_bytes; /* from the head: of all its values; encoding computes it */
+    uint64_t revision;     /* number of the last stored change */
+    uint32_t attempt;      /* 1 for the first grant */
+    uint32_t lease_ms;     /* length last acknowledged */
+    uint64_t keep_ms;      /* what the grant's Begin said; 0: the namespace's default */
 
     uint64_t begun_ms, interrupted_ms, done_ms; /* Unix time; 0 where not yet */
 

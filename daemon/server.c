@@ -37,6 +37,7 @@ enum {
     DRAIN_MS_MAX = 4 * 1000, /* open answers are written within this after SIGTERM */
     ACCEPT_AGAIN_MS = 1000,  /* after descriptors ran out */
     ACCEPTS_A_TURN = 64,
+    RESUMES_A_TURN = 8, /* rounds over connections that were held up; then sockets are looked at again */
     BACKLOG_BYTES_MAX = 32 * 1024 * 1024, /* of batches not flushed; over that nothing is decided */
     REBOOT_MS_MAX = 3600 * 1000,          /* what the retention clock takes of the wall clock over a reboot */
 };
@@ -88,6 +89,7 @@ static void note_stall(struct server *server, uint64_t due_ms, uint64_t since_ms
         return;
     const uint64_t stalled_ms = server->now.boot_ms - since_ms;
     service_stalled(server->service, stalled_ms);
+    conns_stalled(&server->conns, stalled_ms);
     log_event(LOG_WARN, "stalled", "ms", log_number(stalled_ms), NULL);
 }
 
@@ -130,12 +132,19 @@ static void press_back(struct server *server)
         conns_pause(&server->conns, false);
 }
 
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static void plan(struct server *server, uint64_t next_ms)
 {
     if (server->accept_again_ms && server->accept_again_ms < next_ms)
         next_ms = server->accept_again_ms;
     if (server->drain_end_ms && server->drain_end_ms < next_ms)
         next_ms = server->drain_end_ms;
+    if (next_ms < server->now.boot_ms)
+        next_ms = server->now.boot_ms;
     server->planned_ms = next_ms;
     ev_timer_stop(server->loop, &server->wake);
     if (next_ms == UINT64_MAX)
@@ -152,7 +161,8 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     const uint64_t began_ms = server->now.boot_ms;
     const uint32_t connections = server->conns.count;
     const bool paused = server->conns.paused;
-    uint64_t next_ms, frames_ms;
+    uint64_t next_ms;
+    int rounds = 0;
 
     (void)loop, (void)events;
     read_clock(server);
@@ -160,23 +170,26 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
         service_stalled(server->service, server->now.boot_ms - server->turned_ms);
     else
         note_stall(server, began_ms, began_ms);
+    /* Calls that were read are decided before leases end. */
+    conns_ready(&server->conns);
+    conns_resume(&server->conns);
     do {
         struct clock_mark mark = server->mark;
         mark.boot_ms = server->now.boot_ms;
         mark.wall_ms = server->now.wall_ms;
         mark.retention_ms = server->now.retention_ms;
         next_ms = service_turn(server->service, &server->now, &mark);
-        frames_ms = conns_end_deadlines(&server->conns);
+        conns_end_deadlines(&server->conns);
         press_back(server);
         conns_flush(&server->conns);
-    } while (conns_resume(&server->conns));
+    } while (++rounds < RESUMES_A_TURN && conns_resume(&server->conns));
     server->turned_ms = server->now.boot_ms;
     if (server->conns.count < connections ||
         (server->accept_again_ms && server->accept_again_ms <= server->now.boot_ms))
         accept_again(server);
     if (server->drain_end_ms && (server->conns.count == 0 || server->now.boot_ms >= server->drain_end_ms))
         ev_break(server->loop, EVBREAK_ALL);
-    plan(server, next_ms < frames_ms ? next_ms : frames_ms);
+    plan(server, earlier(next_ms, conns_next_ms(&server->conns)));
 }
 
 static void on_wake(struct ev_loop *loop, ev_timer *watcher, int events)
@@ -247,6 +260,7 @@ static void on_terminate(struct ev_loop *loop, ev_signal *watcher, int events)
         return;
     log_event(LOG_INFO, "draining", "connections", log_number(server->conns.count), NULL);
     server->drain_end_ms = server->now.boot_ms + DRAIN_MS_MAX;
+    server->accept_again_ms = 0;
     stop_accepting(server);
     for (int i = 0; i < server->listener_count; i++)
         listener_close(&server->listeners[i]);
@@ -359,6 +373,10 @@ static bool start(struct server *server, const struct server_options *options, s
     server->conns.service = server->service;
     if (!server->service || !open_listeners(server, options, error))
         return false;
+    /* Leases and graces count from being ready, not from before what is stored was read. */
+    const uint64_t loading_ms = server->now.boot_ms;
+    read_clock(server);
+    service_loaded(server->service, server->now.boot_ms - loading_ms);
     start_watchers(server);
     return true;
 }

@@ -45,7 +45,6 @@ struct service {
     uint64_t held_bytes;
     struct session *sessions;
     uint64_t instance;
-    uint64_t next_connection;
     uint64_t started_ms;
     struct metrics metrics;
     const struct now *now; /* of the call at work */
@@ -413,16 +412,36 @@ void service_bad_frame(struct session *session, const char *message)
     refuse(session, 0, 0, CODE_INVALID_ARGUMENT, "BAD_FRAME", NULL, message);
 }
 
+void service_no_memory(struct session *session)
+{
+    session->open_calls++;
+    refuse(session, 0, 0, CODE_UNAVAILABLE, "NO_MEMORY", NULL,
+           "the memory for frames that have begun is used up; send it again");
+}
+
 uint32_t service_message_bytes_max(const struct service *service)
 {
-    return service->options.policy.max_outcome_bytes + IDEM_FRAME_OVERHEAD_BYTES;
+    const uint32_t largest = engine_largest_bytes(service->engine), set = service->options.policy.max_outcome_bytes;
+
+    return (largest > set ? largest : set) + IDEM_FRAME_OVERHEAD_BYTES;
+}
+
+static void random_bytes(void *out, size_t size)
+{
+    const ssize_t got = getrandom(out, size, 0);
+
+    assert(got == (ssize_t)size);
 }
 
 /* ---- Sessions ---------------------------------------------------------------------------- */
 
 void service_session_open(struct service *service, struct session *session)
 {
-    *session = (struct session){.service = service, .connection = service->next_connection++};
+    *session = (struct session){.service = service};
+    /* Nobody can guess another's, and none is given twice: 64 random bits. */
+    do
+        random_bytes(&session->connection, sizeof session->connection);
+    while (session->connection == 0 || session_by_connection(service, session->connection));
     session->party.id = session->connection;
     session->next = service->sessions;
     if (service->sessions)
@@ -472,6 +491,11 @@ uint64_t service_turn(struct service *service, const struct now *now, const stru
     return next_ms;
 }
 
+void service_loaded(struct service *service, uint64_t took_ms)
+{
+    engine_stalled(service->engine, took_ms);
+}
+
 void service_stalled(struct service *service, uint64_t stalled_ms)
 {
     service->metrics.stalls++;
@@ -500,22 +524,6 @@ uint64_t service_held_bytes(const struct service *service)
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
-static void random_bytes(void *out, size_t size)
-{
-    const ssize_t got = getrandom(out, size, 0);
-
-    assert(got == (ssize_t)size);
-}
-
-/* A random high half, so that a connection of an earlier daemon is never taken for one of this. */
-static uint64_t first_connection(void)
-{
-    uint32_t random;
-
-    random_bytes(&random, sizeof random);
-    return (uint64_t)random << 32 | 1;
-}
-
 struct service *service_open(const struct service_options *options, const struct now *now, struct store_error *error)
 {
     struct service *service = mem_zero(1, sizeof *service);
@@ -531,16 +539,15 @@ struct service *service_open(const struct service_options *options, const struct
     queue_clear(&service->open);
     queue_clear(&service->flight);
     random_bytes(&service->instance, sizeof service->instance);
-    service->next_connection = first_connection();
+    service->engine = engine_open(&engine_options, &service->options.policy, now, error);
+    if (!service->engine)
+        goto failed;
     /* A frame unpacked, what is made of it, and one reply. */
     service->arena = arena_new((size_t)4 * service_message_bytes_max(service) + 8 * 1024 * 1024);
     if (!service->arena) {
         *error = (struct store_error){.exit_code = 71, .message = "no address space for the arena"};
         goto failed;
     }
-    service->engine = engine_open(&engine_options, &service->options.policy, now, error);
-    if (!service->engine)
-        goto failed;
     return service;
 
 failed:

@@ -63,8 +63,13 @@ uint32_t service_message_bytes_max(const struct service *service);
 /* Says that a frame could not be read (id 0). The connection is to be closed after it. */
 void service_bad_frame(struct session *session, const char *message);
 
+/* Says that there is no room for the rest of its frame (id 0, UNAVAILABLE). The connection is to be closed after it. */
+void service_no_memory(struct session *session);
+
 /* Once a turn, after all messages; see engine_turn. */
 uint64_t service_turn(struct service *service, const struct now *now, const struct clock_mark *mark);
+/* Opening took that long: running leases count from now. */
+void service_loaded(struct service *service, uint64_t took_ms);
 void service_stalled(struct service *service, uint64_t stalled_ms);
 /* What store_poll said: lets answers go. */
 void service_stored(struct service *service, const struct store_event *event, const struct now *now);

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """The socket's side: frames that are none, slow and half-closed peers, replaced connections, limits, starting and stopping."""
 import os
+import signal
 import socket
 import struct
 import subprocess
+import time
 import unittest
 
 from harness import (Case, Client, EXECUTE, IDEMD, INTERRUPTED, PATIENCE, REPLAY, RUNNING, begin, complete, frame, op, pb)
@@ -175,6 +177,26 @@ class Peers(Case):
             client.close()
 
 
+class Memory(Case):
+    def test_unfinished_frames_cost_those_who_send_them(self):
+        # 300 peers send most of a frame and stop: more than the daemon keeps for that. The largest have to go, and a call of
+        # somebody else is taken all the same.
+        daemon = self.daemon()
+        client = self.client(daemon)
+        fence = client.begin("k").grant.fence
+        part = struct.pack(">BI", 0, 1 << 20) + b"\0" * 920000
+        greedy = [self.client(daemon) for _ in range(300)]
+        for peer in greedy:
+            try:
+                peer.send_raw(part)
+            except OSError:
+                pass  # gone already
+        self.assertEqual(client.complete("k", fence, os.urandom(1 << 20)).ownership, pb.OWNERSHIP_HELD)
+        buffered = [m.value for m in client.call(stats=pb.StatsRequest()).stats.metrics if m.name == "idemd_buffered_bytes"]
+        self.assertLessEqual(buffered[0], 256 << 20)
+        self.assertGreater(buffered[0], 128 << 20)
+
+
 class StartingAndStopping(Case):
     def run_daemon(self, *options):
         return subprocess.run([IDEMD, *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=PATIENCE)
@@ -220,6 +242,27 @@ class StartingAndStopping(Case):
         daemon.start()
         self.assertEqual(self.client(daemon).begin("k").answer, RUNNING)
 
+    def test_drain_with_no_descriptors_left(self):
+        daemon = self.daemon(limit_files=30)
+        reader = Client(daemon)
+        fence = reader.begin("k").grant.fence
+        reader.complete("k", fence, os.urandom(1 << 20))
+        for i in range(20):
+            reader.send(begin=begin("k"))  # never read: the daemon drains for as long as it may
+        crowd = [Client(daemon) for _ in range(60)]
+        self.until(lambda: any("no_descriptors" in line for line in daemon.log), "it notices")
+        before, lines = daemon.cpu_seconds(), len(daemon.log)
+        daemon.process.send_signal(signal.SIGTERM)
+        self.until(lambda: any("event=draining" in line for line in daemon.log), "it drains")
+        end = time.monotonic() + 1.5
+        self.until(lambda: time.monotonic() > end or daemon.process.poll() is not None, "it goes on draining")
+        self.assertLess(len(daemon.log) - lines, 50)
+        if daemon.process.poll() is None:
+            self.assertLess(daemon.cpu_seconds() - before, 1)
+        self.assertEqual(daemon.wait(), 0)
+        for client in [reader] + crowd:
+            client.close()
+
     def test_check_data(self):
         daemon = self.daemon()
         client = self.client(daemon)
@@ -245,6 +288,10 @@ class StartingAndStopping(Case):
         status = client.call(begin=begin("k")).status
         self.assertEqual(status.code, pb.CODE_DATA_LOSS)
         self.assertEqual(client.begin("open").answer, RUNNING)
+        # Nobody can learn its revision: any will do to forget it.
+        self.assertEqual(client.call(get=pb.GetRequest(op=op("k"))).status.code, pb.CODE_DATA_LOSS)
+        self.assertEqual(client.call(forget=pb.ForgetRequest(op=op("k"), revision=1)).forget.ownership, pb.OWNERSHIP_HELD)
+        self.assertEqual(client.begin("k").answer, EXECUTE)
 
 
 if __name__ == "__main__":

@@ -356,7 +356,7 @@ class Stalled(Case):
             daemon.process.send_signal(signal.SIGCONT)
         self.assertEqual(owner.reply(renew).renew.ownership, HELD)
         self.assertEqual(other.reply(begun).begin.answer, RUNNING)
-        self.assertTrue(any("event=stalled" in line for line in daemon.log))
+        self.until(lambda: any("event=stalled" in line for line in daemon.log), "it says so")
 
     def test_a_lease_is_longer_by_the_stall(self):
         daemon = self.daemon()

@@ -131,7 +131,10 @@ class Starting(Process):
         # A smaller limit is for what comes: what is stored is given as it is.
         daemon.options = ["--max-outcome", "64KiB", "--keep", "1s", "--keep-max", "1h"]
         daemon.start()
-        reply = self.client(daemon).begin("k")
+        client = self.client(daemon, hello=pb.HelloRequest())
+        # It has to fit a frame all the same.
+        self.assertGreater(client.hello.max_frame_bytes, 1 << 20)
+        reply = client.begin("k")
         self.assertEqual(reply.answer, REPLAY)
         self.assertEqual((reply.outcome.body == body, reply.outcome.body_dropped), (True, False))
 

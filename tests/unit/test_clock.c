@@ -133,6 +133,24 @@ static void a_running_clock_goes_on_from_where_it_was_set(void **state)
     assert_int_equal(now.retention_ms, 3 + (now.boot_ms - boot_ms));
 }
 
+/* What is told of one moment in Unix time is the same in every answer: no reading rounds it another way. */
+static void readings_agree_on_the_time_between_the_clocks(void **state)
+{
+    struct clock clock;
+    struct now first;
+    int steps = 0;
+
+    (void)state;
+    clock_start(&clock, 0, system_ms(CLOCK_BOOTTIME));
+    first = clock_now(&clock);
+    for (int i = 0; i < 20000; i++) {
+        const struct now now = clock_now(&clock);
+        steps += now.wall_ms - now.boot_ms != first.wall_ms - first.boot_ms;
+        first = now;
+    }
+    assert_in_range(steps, 0, 1); /* a clock that is set, or slewed, meanwhile */
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -145,6 +163,7 @@ int main(void)
         cmocka_unit_test(one_differing_byte_is_another_boot),
         cmocka_unit_test(a_mark_is_of_now),
         cmocka_unit_test(a_running_clock_goes_on_from_where_it_was_set),
+        cmocka_unit_test(readings_agree_on_the_time_between_the_clocks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
