@@ -825,6 +825,58 @@ static void what_is_longer_than_a_frame_is_refused(void **state)
     assert_int_equal(atomic_load(&server.connections), 1);
 }
 
+/* A replay whose Response is exactly so long. */
+static void long_script(struct fake_server *server, int fd, int number)
+{
+    static char body[300 * 1024 + 1];
+    const size_t *response_bytes = server->user;
+    Idem__V1__BeginResponse begin = IDEM__V1__BEGIN_RESPONSE__INIT;
+    Idem__V1__Outcome outcome = IDEM__V1__OUTCOME__INIT;
+    Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
+    Idem__V1__Request *request;
+
+    if (!fake_hello(server, fd, number) || !(request = fake_receive(fd)))
+        return;
+    begin.answer = IDEM__V1__BEGIN_RESPONSE__ANSWER__ANSWER_REPLAY;
+    begin.outcome = &outcome;
+    outcome.kind = IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_SUCCEEDED;
+    outcome.body = (ProtobufCBinaryData){*response_bytes, (uint8_t *)body};
+    response.id = request->id;
+    response.result_case = IDEM__V1__RESPONSE__RESULT_BEGIN;
+    response.begin = &begin;
+    outcome.body.len -= idem__v1__response__get_packed_size(&response) - *response_bytes;
+    FAKE_CHECK(server, idem__v1__response__get_packed_size(&response) == *response_bytes);
+    memset(body, 'z', outcome.body.len);
+    fake_send(fd, &response);
+    fake_free(request);
+    fake_free(fake_receive(fd));
+}
+
+static void an_answer_may_be_as_long_as_a_frame_and_no_longer(void **state)
+{
+    static const struct {
+        size_t bytes;
+        idem_error error;
+    } cases[] = {{64 * 1024 + 1, IDEM_OK}, {300 * 1024, IDEM_OK}, {300 * 1024 + 1, IDEM_ERR_PROTOCOL}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t response_bytes = cases[i].bytes;
+        struct fake_server server;
+        idem_begin_reply reply;
+
+        fake_server_start(&server, long_script, &response_bytes);
+        idem_client *client = open_client(&server);
+        assert_int_equal(idem_begin(client, &(idem_begin_request){.op = op}, 0, &reply), cases[i].error);
+        if (cases[i].error == IDEM_OK) {
+            assert_in_range(reply.outcome.body.size, response_bytes - 64, response_bytes);
+            assert_int_equal(((const char *)reply.outcome.body.data)[reply.outcome.body.size - 1], 'z');
+        }
+        idem_close(client);
+        fake_server_stop(&server);
+    }
+}
+
 static void attributes_script(struct fake_server *server, int fd, int number)
 {
     Idem__V1__Request *request;
@@ -883,6 +935,7 @@ int main(void)
         cmocka_unit_test(a_hello_that_says_too_little_is_refused),
         cmocka_unit_test(a_body_is_dropped_exactly_where_it_does_not_fit),
         cmocka_unit_test(what_is_longer_than_a_frame_is_refused),
+        cmocka_unit_test(an_answer_may_be_as_long_as_a_frame_and_no_longer),
         cmocka_unit_test(attributes_are_dropped_exactly_over_their_limit),
     };
 

@@ -251,7 +251,7 @@ static void assert_address(const char *want)
 
 static void an_address_that_is_not_given_is_looked_for(void **state)
 {
-    char folder[] = "/tmp/idem-test-XXXXXX", path[64], address[80], too_long[160];
+    char folder[] = "/tmp/idem-test-XXXXXX", path[64], address[80], too_long[160], here[512];
     FILE *socket_file;
 
     (void)state;
@@ -266,6 +266,11 @@ static void an_address_that_is_not_given_is_looked_for(void **state)
     assert_non_null(socket_file = fopen(path, "w"));
     fclose(socket_file);
     assert_address(address);
+    assert_non_null(getcwd(here, sizeof here));
+    assert_int_equal(chdir(folder), 0);
+    setenv("XDG_RUNTIME_DIR", ".", 1);
+    assert_address("unix:/run/idemd/idemd.sock"); /* it is there, but no absolute path */
+    assert_int_equal(chdir(here), 0);
     memset(too_long, 'x', sizeof too_long - 1);
     too_long[0] = '/';
     too_long[sizeof too_long - 1] = '\0';

@@ -12,9 +12,11 @@
 #include <cmocka.h>
 
 #include "client/transport.h"
+#include "proto/frame.h"
+#include "proto/limits.h"
 #include "tests/unit/fake_server.h"
 
-enum { SHORT_MS = 250, ATTEMPT_BYTES = 16 };
+enum { SHORT_MS = 250, ATTEMPT_BYTES = 16, FLOOD_BYTES = 128 * 1024 };
 
 static idem_client *open_client(const struct fake_server *server)
 {
@@ -115,15 +117,35 @@ static void late_replies_are_given_to_no_other_call(void **state)
         assert_int_equal(world.server.replaced[i], 100 + i - 1);
 }
 
-/* Answers that nobody asked for, without end: they are thrown away, but not for ever. */
+/* Many answers that nobody asked for, in one piece, so that they come faster than they can be thrown away. */
+static size_t make_flood(uint8_t flood[FLOOD_BYTES], uint64_t id)
+{
+    Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
+    Idem__V1__ForgetResponse forget = IDEM__V1__FORGET_RESPONSE__INIT;
+    size_t at = 0;
+
+    response.id = id;
+    response.result_case = IDEM__V1__RESPONSE__RESULT_FORGET;
+    response.forget = &forget;
+    const size_t size = idem__v1__response__get_packed_size(&response);
+    for (; at + IDEM_FRAME_HEADER_BYTES + size <= FLOOD_BYTES; at += IDEM_FRAME_HEADER_BYTES + size) {
+        frame_put_header(flood + at, (uint32_t)size);
+        idem__v1__response__pack(&response, flood + at + IDEM_FRAME_HEADER_BYTES);
+    }
+    return at;
+}
+
+/* Without end: they are thrown away, but not for ever. */
 static void flood_script(struct fake_server *server, int fd, int number)
 {
+    static uint8_t flood[FLOOD_BYTES];
     Idem__V1__Request *request;
 
     if (!fake_hello(server, fd, number) || !(request = fake_receive(fd)))
         return;
+    const size_t size = make_flood(flood, request->id + 1000);
     while (!atomic_load(&server->go))
-        fake_execute(fd, request->id + 1000, 1);
+        fake_send_bytes(fd, flood, size);
     fake_free(request);
 }
 
@@ -394,6 +416,35 @@ static void unavailable_to_the_end(void **state)
         assert_true(atomic_load(&world.server.connections) > 1);
         stop(&world);
     }
+}
+
+/* UNAVAILABLE, with its reason, and then nobody is there any more. */
+static void gone_script(struct fake_server *server, int fd, int number)
+{
+    Idem__V1__Request *request;
+
+    if (number > 0 || !fake_hello(server, fd, number) || !(request = fake_receive(fd)))
+        return;
+    fake_status(fd, request, IDEM__V1__CODE__CODE_UNAVAILABLE);
+    fake_free(request);
+    fake_free(fake_receive(fd));
+}
+
+static void the_texts_are_those_of_the_last_error(void **state)
+{
+    struct world world = {0};
+    idem_hello_reply reply;
+
+    (void)state;
+    start(&world, gone_script);
+    greet(&world);
+    assert_int_equal(complete(&world, SHORT_MS), IDEM_ERR_LOST);
+    assert_true(*idem_message(world.client) && strcmp(idem_message(world.client), "no") != 0);
+    assert_string_equal(idem_reason(world.client), "");
+    assert_string_equal(idem_field(world.client), "");
+    assert_int_equal(idem_retry_after_ms(world.client), 0);
+    assert_int_equal(idem_hello(world.client, 1, &reply), IDEM_ERR_UNREACHABLE);
+    stop(&world);
 }
 
 /* One call is answered, then the connection ends while nobody calls; the next connection refuses. */
@@ -679,6 +730,7 @@ int main(void)
         cmocka_unit_test(a_refused_resend_does_not_say_not_done),
         cmocka_unit_test(a_refused_hello_does_not_say_not_done),
         cmocka_unit_test(unavailable_to_the_end),
+        cmocka_unit_test(the_texts_are_those_of_the_last_error),
         cmocka_unit_test(a_connection_that_ended_between_calls_leaves_no_doubt),
         cmocka_unit_test(what_a_daemon_says_while_it_hangs_up_is_heard),
         cmocka_unit_test(a_begin_that_is_called_again_is_the_same_attempt),

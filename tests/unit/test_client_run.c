@@ -401,6 +401,10 @@ static void waited_script(struct fake_server *server, int fd, int number)
 
         begin.answer =
             last ? IDEM__V1__BEGIN_RESPONSE__ANSWER__ANSWER_EXECUTE : IDEM__V1__BEGIN_RESPONSE__ANSWER__ANSWER_RUNNING;
+        if (last) { /* it takes its time */
+            *(uint64_t *)server->user = transport_now_ms();
+            transport_pause(transport_now_ms() + 30);
+        }
         if (call->call_case == IDEM__V1__REQUEST__CALL_BEGIN)
             fake_answer(fd, call, &response);
         else
@@ -422,17 +426,16 @@ static void a_lease_counts_from_the_part_that_was_answered(void **state)
     struct fake_server server;
     idem_run_reply reply;
     idem_hello_reply hello;
-    uint64_t lease_end_ms = 0;
+    uint64_t lease_end_ms = 0, arrived_ms = 0;
 
     (void)state;
-    fake_server_start(&server, waited_script, NULL);
+    fake_server_start(&server, waited_script, &arrived_ms);
     idem_client *client = open_client(&server, 0);
     assert_int_equal(idem_hello(client, 0, &hello), IDEM_OK);
     const uint64_t before_ms = transport_now_ms();
     assert_int_equal(idem_run(client, &waiting, 0, note_lease, &lease_end_ms, &reply), IDEM_OK);
-    const uint64_t after_ms = transport_now_ms();
-    /* Five parts went before, with a pause of 10 ms after each. */
-    assert_in_range(lease_end_ms, before_ms + 100 * 1000 + 50, after_ms + 100 * 1000);
+    /* Five parts went before, with a pause of 10 ms after each; and it was sent before it arrived. */
+    assert_in_range(lease_end_ms, before_ms + 100 * 1000 + 50, arrived_ms + 100 * 1000);
     idem_close(client);
     fake_server_stop(&server);
 }
