@@ -558,9 +558,12 @@ static void poll_durable(struct store *store, struct store_event *event)
 
 static void poll_applied(struct store *store, struct store_event *event)
 {
-    struct swept swept = {
-        calloc(store->disk->tables.finished.count + store->readable.finished.count + 1, sizeof(struct store_swept)), 0,
-        false};
+    struct swept swept = {0};
+    uint32_t batches = 1;
+    for (const struct batch *batch = store->ahead; batch; batch = batch->next)
+        batches++;
+    /* A batch may sweep what it finished itself, so what is there now says nothing: each sweeps a slice at most. */
+    swept.at = calloc((size_t)batches * store->sweep_slice, sizeof(struct store_swept));
     assert(swept.at);
     store->apply = false;
     read_on(store, &swept);

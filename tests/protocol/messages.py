@@ -1,0 +1,34 @@
+"""The messages of idem.proto, generated into a folder that is gone again, and frames around them. All that the tests of this folder share
+with anything else of the project is idem.proto itself."""
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROTO = os.path.join(TOP, "proto")
+DOCUMENT = os.path.join(PROTO, "PROTOCOL.md")
+VECTORS = os.path.join(PROTO, "vectors")
+
+
+def _generate():
+    folder = tempfile.mkdtemp(prefix="idem-pb2-")
+    try:
+        subprocess.run(["protoc", "--proto_path=" + PROTO, "--python_out=" + folder, "idem/v1/idem.proto"], check=True, timeout=60)
+        sys.path.insert(0, folder)
+        from idem.v1 import idem_pb2
+        return idem_pb2
+    finally:
+        sys.path.remove(folder)
+        shutil.rmtree(folder)
+
+
+pb = _generate()
+
+
+def frame(message, flag=0):
+    """A whole frame: of a message, or of bytes."""
+    data = message if isinstance(message, bytes) else message.SerializeToString(deterministic=True)
+    return struct.pack(">BI", flag, len(data)) + data
