@@ -25,12 +25,12 @@
  *    time is over. Every call is safe to send again. Only where its time is over the caller learns it, as an error of
  *    class IDEM_CLASS_UNKNOWN: the call may have had its effect. Calling again with the same request finds out.
  *  - A call that is given up gives its connection up with it, so that nothing of it waits at the daemon, and its answer
- *    cannot be taken for another's. Leases bound to that connection then have the namespace's grace (5 s) until the
- * next call of this client connects again and takes them over.
+ *    cannot be taken for another's. Leases bound to that connection then have the namespace's grace (5 s), in which
+ *    the next call of this client connects again and takes them over.
  *  - A client does not survive fork() in the child, where its calls are IDEM_ERR_MISUSE: open another one there. To
  *    close it there is fine.
- *  - Strings are UTF-8 without U+0000; NULL is the same as "". Limits are checked by the daemon, whose error names
- * field and limit. Bytes are any bytes.
+ *  - Strings are UTF-8 without U+0000; NULL is the same as "". Bytes are any bytes. Limits are checked by the daemon,
+ *    whose error names field and limit.
  *  - What a program may do wrong is an error, not a crash, as far as a library can see it: NULL where something is
  *    needed, a size without data.
  *  - Structs are zeroed before they are filled ({0} or named members), so that members left out have their default.
@@ -474,13 +474,12 @@ typedef struct idem_run_reply {
 /* Begin, the callback where it may run, then Complete or Release. timeout_ms is for each of the calls. *reply is always
  * filled in, and all zero where nothing is known.
  *
- *   IDEM_OK, not ran         reply->begin.answer says why: REPLAY, RUNNING, MISMATCH, INTERRUPTED, EXPIRED
- *   IDEM_OK, ran, HELD       its outcome is stored (or it was released, as the callback said)
- *   IDEM_OK, ran, else       it was run, but somebody else had decided the operation: LOST, FINAL, GONE
- *   IDEM_ERR_NOT_STORED      it was run, and whether anything is stored is unknown (idem_message says why). The
- * operation may have taken effect: begin again with the same key to find out. Always ran any other error nothing was
- * run
- */
+ *  - IDEM_OK, not ran: reply->begin.answer says why: REPLAY, RUNNING, MISMATCH, INTERRUPTED, EXPIRED.
+ *  - IDEM_OK, ran, ownership HELD: its outcome is stored (or it was released, as the callback said).
+ *  - IDEM_OK, ran, another ownership: it was run, but somebody else had decided the operation: LOST, FINAL, GONE.
+ *  - IDEM_ERR_NOT_STORED, always ran: whether anything is stored is unknown, and idem_message says why. It may have
+ *    taken effect: begin again with the same key to find out.
+ *  - Any other error: nothing was run. */
 IDEM_API idem_error idem_run(idem_client *client, const idem_begin_request *request, uint32_t timeout_ms,
                              idem_callback *callback, void *user, idem_run_reply *reply);
 
@@ -488,9 +487,8 @@ IDEM_API idem_error idem_run(idem_client *client, const idem_begin_request *requ
 
 enum { IDEM_KEY_CHARS = 37, IDEM_FINGERPRINT_BYTES = 32 }; /* a UUID in text, with its NUL; a SHA-256 digest */
 
-/* Make a key. v7: ordered by time (RFC 9562, 5.7; its 12 bits after the milliseconds go on counting time). v4: random.
- * named: the same for the same name (RFC 9562, 5.5), in the namespace b70a9d5e-2c41-4e0f-9a63-1d8e57f2c036. Any thread.
- */
+/* Make a key. v7: ordered by time (RFC 9562, 5.7; its 12 bits after the milliseconds count on). v4: random. named: the
+ * same for the same name (RFC 9562, 5.5), in the namespace b70a9d5e-2c41-4e0f-9a63-1d8e57f2c036. Any thread. */
 IDEM_API idem_error idem_key_v7(char key[IDEM_KEY_CHARS]);
 IDEM_API idem_error idem_key_v4(char key[IDEM_KEY_CHARS]);
 IDEM_API idem_error idem_key_named(const void *name, size_t size, char key[IDEM_KEY_CHARS]);
