@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tempfile
 import threading
+import unittest
 
 from messages import frame, pb
 
@@ -123,3 +124,15 @@ class Connection:
 
     def at_end(self):
         return self.receive() is None
+
+
+class Case(unittest.TestCase):
+    def daemon(self, *options):
+        daemon = Daemon(*options)
+        self.addCleanup(daemon.close)
+        return daemon
+
+    def connection(self, daemon):
+        connection = Connection(daemon)
+        self.addCleanup(connection.close)
+        return connection
