@@ -3,7 +3,7 @@ import re
 
 from messages import DOCUMENT
 
-RANGE = re.compile(r"(\d[\d,]*)\.\.(\d[\d,]*)")
+SPAN = re.compile(r"(\d[\d,]*)(?:\.\.(\d[\d,]*))?")  # 16, or 1,000..86,400,000
 
 
 class Block:
@@ -50,3 +50,8 @@ class Document:
 
 def number(text):
     return int(text.replace(",", ""))
+
+
+def spans(takes):
+    """The spans of numbers, or of lengths, that a cell of the tables speaks of."""
+    return [(number(least), number(most or least)) for least, most in SPAN.findall(takes)]

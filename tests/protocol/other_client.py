@@ -113,10 +113,13 @@ class Connection:
             self.early[response.id] = response
         return self.early.pop(number)
 
+    def send_message(self, request):
+        self.send_bytes(frame(request))
+
     def send(self, timeout_ms=0, **call):
         request = pb.Request(id=self.next_id, timeout_ms=timeout_ms, **call)
         self.next_id += 1
-        self.send_bytes(frame(request))
+        self.send_message(request)
         return request.id
 
     def call(self, timeout_ms=0, **call):
@@ -132,7 +135,7 @@ class Case(unittest.TestCase):
         self.addCleanup(daemon.close)
         return daemon
 
-    def connection(self, daemon):
+    def connect(self, daemon):
         connection = Connection(daemon)
         self.addCleanup(connection.close)
         return connection

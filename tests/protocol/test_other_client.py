@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A client made of sockets and idem.proto alone holds the conversation of proto/vectors/ with a real daemon, and says everything else that is
-there; needs $IDEMD_BUILD.
+"""A client made of sockets and idem.proto alone holds the conversation of proto/vectors/ with a real daemon, and tries what PROTOCOL.md tells
+clients to rely on; needs $IDEMD_BUILD.
 
 Fences, revisions, the cursor and the connection are the daemon's own: where the conversation names one, the one that the daemon gave at its
 place is sent, and all are told apart as in the vectors and grow as there. Clocks and what depends on them are only there or not. All else
@@ -9,14 +9,12 @@ import unittest
 
 from google.protobuf import json_format
 
-from messages import conversation_of, frame, load_vectors, pb
+from messages import conversation_of, load_vectors, pb
 from other_client import Case
 
 GIVEN = ("fence", "revision", "cursor")  # the daemon's, and named again by later calls
 OWN = ("server", "instance", "storeId", "connection", "nowMs", "begunMs", "interruptedMs", "doneMs", "expiresMs", "leaseLeftMs",
        "retryAfterMs")
-
-
 ALL = load_vectors()
 CONVERSATION = conversation_of(ALL)
 CALLS = {f.name for f in pb.Request.DESCRIPTOR.oneofs_by_name["call"].fields}
@@ -73,12 +71,12 @@ class Conversation(Case):
 
     def test_conversation(self):
         daemon = self.daemon()
-        connection = self.connection(daemon)
+        connection = self.connect(daemon)
         self.names = Names()
         later, said = [], set()
         for vector in CONVERSATION:
             request = json_format.ParseDict(self.names.put_in(vector["meaning"]), pb.Request())
-            connection.send_bytes(frame(request))
+            connection.send_message(request)
             said.add(request.WhichOneof("call"))
             if vector["name"] in ("begin.waiting", "recover.waiting"):
                 later.append(vector)
@@ -88,13 +86,60 @@ class Conversation(Case):
                 self.compare(ALL[later[0]["answered_by"]], connection.answer_to(int(later.pop(0)["meaning"]["id"])))
         self.assertEqual(said, CALLS)
         # A call behind the one that waits is answered: then that one has been read.
-        connection.send_bytes(frame(pb.Request(id=1 << 40, stats=pb.StatsRequest())))
-        connection.answer_to(1 << 40)
+        connection.next_id = 1 << 32
+        connection.call(stats=pb.StatsRequest())
         daemon.terminate()
         (drained,) = later
         self.compare(ALL[drained["answered_by"]], connection.answer_to(int(drained["meaning"]["id"])))
         self.assertTrue(connection.at_end())
         self.names.check_order(self)
+
+
+class Connections(Case):
+    """What a client relies on when it sends a call again."""
+
+    OP = pb.OperationId(namespace="n", caller="c", key="k")
+
+    def begin(self, connection, **fields):
+        return connection.call(begin=pb.BeginRequest(op=self.OP, **fields)).begin
+
+    def test_answers_in_another_order(self):
+        connection = self.connect(self.daemon())
+        fence = self.begin(connection).grant.fence
+        waiting = connection.send(begin=pb.BeginRequest(op=self.OP, wait_ms=60000))
+        looked = connection.send(get=pb.GetRequest(op=self.OP))
+        outcome = pb.Outcome(kind=pb.OUTCOME_KIND_SUCCEEDED, body=b"all of it")
+        completed = connection.send(complete=pb.CompleteRequest(op=self.OP, fence=fence, outcome=outcome))
+        self.assertEqual(connection.receive().id, looked)
+        self.assertEqual({connection.receive().id, connection.receive().id}, {waiting, completed})
+
+    def test_replaced(self):
+        daemon = self.daemon()
+        given_up, new = self.connect(daemon), self.connect(daemon)
+        name = given_up.call(hello=pb.HelloRequest()).hello.connection
+        granted = self.begin(given_up, attempt_id=bytes(16), bind_to_connection=True).grant
+        waiting = given_up.send(begin=pb.BeginRequest(op=self.OP, wait_ms=60000))
+        hello = new.call(hello=pb.HelloRequest(replaces=name)).hello
+        self.assertNotIn(hello.connection, (0, name))
+        self.assertTrue(given_up.at_end(), f"{waiting} was withdrawn, so it is not answered")
+        resumed = self.begin(new, attempt_id=bytes(16), bind_to_connection=True)
+        self.assertEqual(resumed.answer, pb.BeginResponse.ANSWER_EXECUTE)
+        self.assertEqual((resumed.grant.fence, resumed.grant.resumed, resumed.grant.attempt), (granted.fence, True, 1))
+
+    def test_what_is_sent_again_changes_nothing(self):
+        connection = self.connect(self.daemon())
+        fence = self.begin(connection).grant.fence
+        complete = pb.CompleteRequest(op=self.OP, fence=fence, keep_ms=3600000, outcome=pb.Outcome(kind=pb.OUTCOME_KIND_FAILED, code=-1))
+        answers = [connection.call(complete=complete).complete for _ in range(3)]
+        complete.keep_ms = 1000
+        answers.append(connection.call(complete=complete).complete)
+        for answer in answers:
+            self.assertEqual(answer.ownership, pb.OWNERSHIP_HELD)
+            self.assertAlmostEqual(answer.expires_ms, answers[0].expires_ms, delta=60000)  # told by two clocks, which may drift
+        for call in ({"renew": pb.RenewRequest(op=self.OP, fence=fence)},
+                     {"release": pb.ReleaseRequest(op=self.OP, fence=fence, effect=pb.EFFECT_NONE)}):
+            (result,) = (getattr(connection.call(**call), name) for name in call)
+            self.assertEqual(result.ownership, pb.OWNERSHIP_FINAL)
 
 
 if __name__ == "__main__":
