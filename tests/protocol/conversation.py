@@ -1,9 +1,9 @@
 """The frames of proto/vectors/, in one list.
 
 Most of them are one conversation: what a client says on one connection to a daemon whose store is empty, and what it is answered. The
-numbers that a daemon makes - fences, revisions, times, connections - are examples; test_other_client.py holds the conversation with a real
-daemon and compares all else. Then there are refusals, frames that are no Request, frames that look odd and are good, and answers that a client
-must not take for permission."""
+numbers that a daemon makes - fences, revisions, times, connections - are examples; test_other_client.py holds the conversation with a
+real daemon and compares all else. Then there are refusals, frames that are no Request, frames that look odd and are good, and answers
+that a client must not take for permission."""
 import struct
 
 from google.protobuf import json_format

@@ -82,7 +82,10 @@ class Connection:
     def _exactly(self, size):
         data = b""
         while len(data) < size:
-            more = self.socket.recv(size - len(data))
+            try:
+                more = self.socket.recv(size - len(data))
+            except ConnectionResetError:  # the end too, where the daemon had not read all
+                more = b""
             if not more:
                 return data
             data += more

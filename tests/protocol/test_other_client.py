@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A client made of sockets and idem.proto alone holds the conversation of proto/vectors/ with a real daemon, and tries what PROTOCOL.md tells
-clients to rely on; needs $IDEMD_BUILD.
+"""A client made of sockets and idem.proto alone holds the conversation of proto/vectors/ with a real daemon, and tries what PROTOCOL.md
+tells clients to rely on; needs $IDEMD_BUILD.
 
 Fences, revisions, the cursor and the connection are the daemon's own: where the conversation names one, the one that the daemon gave at its
 place is sent, and all are told apart as in the vectors and grow as there. Clocks and what depends on them are only there or not. All else

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Sends the bytes of every request in proto/vectors/ to a real daemon, each where it is the first on its connection and the store is empty, and
-holds what comes back against the vector's verdict; needs $IDEMD_BUILD."""
+"""Sends the bytes of every request in proto/vectors/ to a real daemon, each as the first on its connection and while the store is empty,
+and holds what comes back against the vector's verdict; needs $IDEMD_BUILD."""
 import unittest
 
 from google.protobuf import json_format
