@@ -5,6 +5,7 @@ tells clients to rely on; needs $IDEMD_BUILD.
 Fences, revisions, the cursor and the connection are the daemon's own: where the conversation names one, the one that the daemon gave at its
 place is sent, and all are told apart as in the vectors and grow as there. Clocks and what depends on them are only there or not. All else
 of each answer is compared, the texts for people too."""
+import copy
 import unittest
 
 from google.protobuf import json_format
@@ -61,7 +62,7 @@ class Names:
 
 class Conversation(Case):
     def compare(self, vector, response):
-        example = dict(vector["meaning"])
+        example = copy.deepcopy(vector["meaning"])
         real = json_format.MessageToDict(response)
         if "stats" in example:  # since when the daemon counts is its own
             for metric in real["stats"]["metrics"][:1] + example["stats"]["metrics"][:1]:
