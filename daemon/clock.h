@@ -31,6 +31,9 @@ struct clock {
     uint64_t wall_minus_boot_ms;      /* as last told; moves when the wall clock was set, not for rounding */
 };
 
+/* CLOCK_MONOTONIC in nanoseconds: for measuring. Any thread. */
+uint64_t clock_monotonic_ns(void);
+
 /* Reads boot time, wall time and boot id now; retention_ms is 0. */
 void clock_read_mark(struct clock_mark *mark);
 /* Starts at `retention_ms` as of boot time `boot_ms`. */

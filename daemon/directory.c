@@ -129,6 +129,7 @@ bool directory_begin_build(const struct directory *directory, struct store_error
     directory_store_path(directory, true, path);
     remove_file(path, "data.mdb");
     remove_file(path, "lock.mdb");
+    remove_file(path, "log.0");
     if (rmdir(path) != 0 && errno != ENOENT)
         return fail_errno(error, path, "was left over and cannot be removed");
     return mkdir(path, 0700) == 0 || fail_errno(error, path, "cannot be made");

@@ -2,7 +2,7 @@
  *
  * An operation is entered into the lists of its state and left out of them again at each change of state or grant; what
  * it is, is its encoded record, replaced whole at each stored change. It stays in memory until the batch that finished
- * it is applied; then its index entry says where the record lies, and it goes.
+ * it is in the tables; then its index entry says where the record lies, and it goes.
  *
  * An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.
  */
@@ -65,6 +65,21 @@ void operation_read(const struct operation *operation, struct record *record)
     }
 LIST_FUNCTIONS(batch)
 LIST_FUNCTIONS(interrupted)
+
+/* At the end of the list of its stage. */
+static void set_stage(struct engine *engine, struct operation *operation, enum operation_stage stage)
+{
+    if (operation->stage != STAGE_APPLIED)
+        batch_remove(&engine->stages[operation->stage], operation);
+    operation->stage = (uint8_t)stage;
+    if (stage != STAGE_APPLIED)
+        batch_append(&engine->stages[stage], operation);
+}
+
+static bool unflushed(const struct operation *operation)
+{
+    return operation->stage == STAGE_OPEN || operation->stage == STAGE_FLIGHT;
+}
 
 static void lives_squeeze(struct lives *lives)
 {
@@ -292,8 +307,7 @@ void operation_discard(struct operation *operation)
 static void forget(struct engine *engine, struct operation *operation)
 {
     assert(operation->waiters.count == 0);
-    if (operation->batched)
-        batch_remove(operation->in_flight ? &engine->flight : &engine->open, operation);
+    set_stage(engine, operation, STAGE_APPLIED);
     lives_remove(engine, operation);
     engine->record_bytes -= operation->record_bytes;
     operation_discard(operation);
@@ -398,11 +412,7 @@ void operation_find(struct engine *engine, const struct identity *id, uint64_t h
 
 static void touch(struct engine *engine, struct operation *operation)
 {
-    if (operation->batched)
-        batch_remove(operation->in_flight ? &engine->flight : &engine->open, operation);
-    batch_append(&engine->open, operation);
-    operation->batched = true;
-    operation->in_flight = false;
+    set_stage(engine, operation, STAGE_OPEN);
     /* What is applied can be read from the store: an operation that changes all the time must not keep its first batch.
      */
     if (operation->life <= engine->applied)
@@ -584,9 +594,9 @@ void operation_lease_anew(struct engine *engine, struct operation *operation, ui
 {
     assert(operation->state == RECORD_RUNNING);
     operation->orphaned = false;
-    operation->lease_pending = operation->batched;
+    operation->lease_pending = unflushed(operation);
     /* A lease that runs already must not end while its renewal is being flushed. */
-    if (deadline_is_set(&operation->lease) || !operation->batched)
+    if (deadline_is_set(&operation->lease) || !operation->lease_pending)
         lease_extend(engine, operation, operation_lease_time(engine, now) + lease_ms);
 }
 
@@ -639,11 +649,13 @@ void operation_orphan(struct engine *engine, struct operation *operation, const 
 
 void operation_batch_submitted(struct engine *engine)
 {
-    assert(!engine->flight.first);
-    engine->flight = engine->open;
-    engine->open = (struct operation_list){0};
-    for (struct operation *operation = engine->flight.first; operation; operation = operation->batch.next)
-        operation->in_flight = true;
+    struct operation_list *flight = &engine->stages[STAGE_FLIGHT], *open = &engine->stages[STAGE_OPEN];
+
+    assert(!flight->first);
+    *flight = *open;
+    *open = (struct operation_list){0};
+    for (struct operation *operation = flight->first; operation; operation = operation->batch.next)
+        operation->stage = STAGE_FLIGHT;
 }
 
 static void start_lease(struct engine *engine, struct operation *operation, const struct now *now)
@@ -685,20 +697,43 @@ static void hand_over(struct engine *engine, struct operation *operation)
     forget(engine, operation);
 }
 
-void operation_batch_stored(struct engine *engine, const struct now *now)
+void operation_batch_durable(struct engine *engine, const struct now *now)
 {
     struct operation *operation;
 
-    while ((operation = engine->flight.first)) {
-        batch_remove(&engine->flight, operation);
-        operation->batched = operation->in_flight = false;
-        drop_slice(&operation->input);
-        drop_slice(&operation->value);
+    while ((operation = engine->stages[STAGE_FLIGHT].first)) {
+        set_stage(engine, operation, STAGE_TAIL);
         if (operation->state == RECORD_RUNNING && operation->lease_pending)
             start_lease(engine, operation, now);
+    }
+}
+
+bool operation_hand_over(struct engine *engine, uint32_t most)
+{
+    struct operation *operation;
+
+    for (uint32_t i = 0; i < most; i++) {
+        operation = engine->stages[STAGE_TAIL].first;
+        if (!operation || operation->revision > engine->applied)
+            return false;
+        set_stage(engine, operation, STAGE_APPLIED);
+        drop_slice(&operation->input);
+        drop_slice(&operation->value);
         if (operation->state == RECORD_DONE)
             hand_over(engine, operation);
     }
+    return true;
+}
+
+bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t place)
+{
+    struct index_cursor cursor = {0};
+    uint64_t entry;
+
+    while ((entry = index_find(engine->index, hash, &cursor)))
+        if (entry == place)
+            return true;
+    return false;
 }
 
 uint64_t operation_count_replay(struct engine *engine, const struct found *found)
@@ -723,7 +758,6 @@ void operation_check(const struct engine *engine, const struct operation *operat
     struct record record;
 
     assert(operation->state != RECORD_ABSENT);
-    assert(!operation->in_flight || operation->batched);
     assert(operation->life <= operation->revision || operation->damaged);
     assert(!operation->party || operation->state == RECORD_RUNNING);
     if (operation->damaged)
@@ -734,7 +768,10 @@ void operation_check(const struct engine *engine, const struct operation *operat
     assert(!deadline_is_set(&operation->lease) || record.state == RECORD_RUNNING);
     /* A running operation has a lease, or gets it when its batch is flushed. */
     assert(record.state != RECORD_RUNNING || deadline_is_set(&operation->lease) ||
-           (operation->lease_pending && operation->batched));
-    assert(record.state != RECORD_DONE || (operation->batched && operation->waiters.count == 0));
+           (operation->lease_pending && unflushed(operation)));
+    assert(record.state != RECORD_DONE || (operation->stage != STAGE_APPLIED && operation->waiters.count == 0));
+    /* What is handed over goes from the front of the tail. */
+    assert(operation->stage != STAGE_TAIL || !operation->batch.next ||
+           operation->revision < operation->batch.next->revision || operation->batch.next->state == RECORD_ABSENT);
     (void)engine;
 }

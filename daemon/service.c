@@ -506,10 +506,11 @@ void service_stalled(struct service *service, uint64_t stalled_ms)
 void service_stored(struct service *service, const struct store_event *event, const struct now *now)
 {
     service->now = now;
-    service->metrics.batches++;
+    service->metrics.batches += event->flush_ns != 0;
     service->metrics.swept += event->swept_count;
     engine_stored(service->engine, event, now);
-    release_flight(service);
+    if (!store_busy(service->store))
+        release_flight(service);
 }
 
 void service_drain(struct service *service)
