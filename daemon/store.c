@@ -38,6 +38,7 @@ struct point {
 /* What the thread did with a batch. */
 struct result {
     int code; /* 0, or why it failed */
+    uint64_t flush_ns;
     uint64_t used_bytes, first_place;
     bool disk_full;
     struct store_swept *swept;
@@ -57,6 +58,8 @@ struct store {
     struct point points[POINTS_MAX];
     uint32_t point_count;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
+    uint64_t opened_ns;    /* when the open batch got its first change */
+    uint64_t queue_ns;     /* how long the batch in flight was open since then; 0: it has none */
     uint64_t used_bytes, first_place, largest_batch_bytes;
     bool disk_full;
     struct store_swept *swept; /* of the last poll */
@@ -105,11 +108,13 @@ static struct result apply(struct store *store, const uint8_t *batch, uint32_t s
 {
     struct result result = {0};
     struct batch_header header;
+    const uint64_t began_ns = clock_read_ns();
 
     batch_read_header(batch, &header);
     if (header.sweep_s)
         result.swept = mem_alloc(TABLES_SWEPT_MAX * sizeof *result.swept);
     result.code = tables_apply(&store->tables, batch, size, result.swept, &result.swept_count);
+    result.flush_ns = clock_read_ns() - began_ns;
     look(store, &result);
     return result;
 }
@@ -381,6 +386,8 @@ uint64_t store_durable_number(const struct store *store)
 
 void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
 {
+    if (!store->open.changes)
+        store->opened_ns = clock_read_ns();
     batch_append(&store->open, change, values);
 }
 
@@ -414,6 +421,7 @@ void store_submit(struct store *store, const struct clock_mark *mark)
     assert(store_pending(store) && !store->busy && !store->options.read_only);
     batch_seal(&store->open, mark);
     store->submitted_ms = mark->retention_ms;
+    store->queue_ns = store->open.changes ? clock_read_ns() - store->opened_ns : 0;
     store->flight = store->open;
     store->busy = true;
     if (store->flight.bytes->size > store->largest_batch_bytes)
@@ -440,6 +448,8 @@ static void take_result(struct store *store, const struct result *result, struct
     event->durable = event->applied = store->durable;
     event->swept = result->swept;
     event->swept_count = result->swept_count;
+    event->queue_ns = store->queue_ns;
+    event->flush_ns = result->flush_ns;
 }
 
 bool store_poll(struct store *store, struct store_event *event)

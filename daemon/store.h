@@ -119,6 +119,10 @@ struct store_event {
     const struct store_swept *swept; /* finished records that are no more; valid until the next poll */
     uint32_t swept_count;
     bool more_to_sweep;
+    /* How long it took. 0: none with this event. */
+    uint64_t queue_ns; /* from the batch's first change until it was handed over */
+    uint64_t flush_ns; /* writing and flushing it */
+    uint64_t apply_ns; /* applying what was flushed to the tables, where that is a step of its own */
 };
 /* Takes what the store's thread has to say. False: nothing new. */
 bool store_poll(struct store *store, struct store_event *event);

@@ -506,6 +506,30 @@ static void killed(void **state)
     }
 }
 
+/* A batch that nothing was changed by did not wait for anybody. */
+static void how_long_batches_took(void **state)
+{
+    struct world *world = *state;
+    const uint64_t began_ns = clock_read_ns();
+    struct record record = some_record(world->store, "k");
+    struct store_event event;
+
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    const uint64_t changed_ns = clock_read_ns();
+    poll(NULL, 0, 5);
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    const uint64_t waited_ns = clock_read_ns() - changed_ns;
+    event = commit(world);
+    const uint64_t whole_ns = clock_read_ns() - began_ns;
+    assert_true(event.queue_ns >= waited_ns);
+    assert_true(event.flush_ns > 0);
+    assert_true(event.queue_ns + event.flush_ns <= whole_ns);
+    store_touch(world->store);
+    event = commit(world);
+    assert_int_equal(event.queue_ns, 0);
+    assert_true(event.flush_ns > 0);
+}
+
 static void checking(void **state)
 {
     struct world *world = *state;
@@ -527,11 +551,17 @@ int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        STORE_TEST(a_new_store), STORE_TEST(values_of_every_size),
-        STORE_TEST(a_life),      STORE_TEST(places),
-        STORE_TEST(sweeping),    STORE_TEST(listing),
-        STORE_TEST(quota),       STORE_TEST(who_may_open),
-        STORE_TEST(killed),      STORE_TEST(checking),
+        STORE_TEST(a_new_store),
+        STORE_TEST(values_of_every_size),
+        STORE_TEST(a_life),
+        STORE_TEST(places),
+        STORE_TEST(sweeping),
+        STORE_TEST(listing),
+        STORE_TEST(quota),
+        STORE_TEST(who_may_open),
+        STORE_TEST(killed),
+        STORE_TEST(checking),
+        STORE_TEST(how_long_batches_took),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
