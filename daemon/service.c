@@ -545,7 +545,8 @@ struct service *service_open(const struct service_options *options, const struct
                                                   .reply = on_reply,
                                                   .alive = on_alive,
                                                   .context = service,
-                                                  .unfinished_max = options->unfinished_max};
+                                                  .unfinished_max = options->unfinished_max,
+                                                  .cold_reads = &service->metrics.cold_read};
 
     service->options = *options;
     service->store = options->store;
