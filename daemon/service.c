@@ -42,6 +42,7 @@ struct service {
     struct arena *arena;
     struct held_queue open, flight; /* answers that rest on the open batch, on the one in flight */
     uint64_t flight_end;            /* the newest number in the one in flight */
+    uint64_t durable;               /* the newest number that was flushed, as of the last event */
     uint64_t held_bytes;
     struct session *sessions;
     uint64_t instance;
@@ -518,6 +519,8 @@ void service_stored(struct service *service, const struct store_event *event, co
 {
     service->now = now;
     service->metrics.batches++;
+    service->metrics.durable_changes += event->durable - service->durable;
+    service->durable = event->durable;
     service->metrics.swept += event->swept_count;
     count_duration(&service->metrics.queue_wait, event->queue_ns);
     count_duration(&service->metrics.flush, event->flush_ns);
@@ -550,6 +553,7 @@ struct service *service_open(const struct service_options *options, const struct
 
     service->options = *options;
     service->store = options->store;
+    service->durable = store_durable_number(options->store);
     service->started_ms = now->wall_ms;
     queue_clear(&service->open);
     queue_clear(&service->flight);
