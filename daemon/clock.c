@@ -93,10 +93,10 @@ struct now clock_now(struct clock *clock)
                         .retention_ms = boot_ms + clock->retention_minus_boot_ms};
 }
 
-uint64_t clock_monotonic_ns(void)
+uint64_t clock_read_ns(void)
 {
     struct timespec time;
 
     clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }

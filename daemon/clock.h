@@ -1,5 +1,6 @@
 /* The daemon's three clocks, and the one rule about them that has to outlive a reboot.
- * Only the server reads them; everybody else is handed a struct now. */
+ * Only the server reads them; everybody else is handed a struct now. How long something took is another matter, which
+ * decides nothing: anybody may read that clock. */
 #ifndef IDEMD_CLOCK_H
 #define IDEMD_CLOCK_H
 
@@ -31,14 +32,14 @@ struct clock {
     uint64_t wall_minus_boot_ms;      /* as last told; moves when the wall clock was set, not for rounding */
 };
 
-/* CLOCK_MONOTONIC in nanoseconds: for measuring. Any thread. */
-uint64_t clock_monotonic_ns(void);
-
 /* Reads boot time, wall time and boot id now; retention_ms is 0. */
 void clock_read_mark(struct clock_mark *mark);
 /* Starts at `retention_ms` as of boot time `boot_ms`. */
 void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms);
 /* The three together: between two readings all advance alike, unless the wall clock was set. */
 struct now clock_now(struct clock *clock);
+
+/* CLOCK_MONOTONIC, in nanoseconds: for the difference of two readings. On any thread; never 0. */
+uint64_t clock_read_ns(void);
 
 #endif

@@ -378,7 +378,9 @@ static bool find_in_store(struct engine *engine, uint64_t place, const struct id
     /* A place is never before the exact end, so this is over without a look; it may be swept already. */
     if (store_place_seconds(place) <= now->retention_ms / 1000)
         return false;
+    const uint64_t began_ns = durations_sampled_begin(engine->options.cold_reads);
     const enum store_read read = store_read_finished(engine->store, place, &data);
+    durations_sampled_end(engine->options.cold_reads, began_ns);
     const enum record_check check = read == STORE_FOUND ? record_decode(data, &found->record) : RECORD_BAD_HEAD;
     if (check != RECORD_BAD_HEAD && (found->record.hash != hash || rules_expired(&found->record, now)))
         return false;

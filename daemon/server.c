@@ -60,6 +60,7 @@ struct server {
     struct now now;
     uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
     uint64_t turned_ms;       /* when it last came to the end of a turn */
+    uint64_t woke_ns;         /* when its last wait ended, by clock_read_ns */
     uint64_t accept_again_ms; /* 0: accepting */
     uint64_t drain_end_ms;    /* 0: not draining */
     int exit_code;
@@ -99,6 +100,7 @@ static void on_check(struct ev_loop *loop, ev_check *watcher, int events)
     struct server *server = watcher->data;
 
     (void)loop, (void)events;
+    server->woke_ns = clock_read_ns();
     read_clock(server);
     if (!server->conns.paused)
         note_stall(server, server->planned_ms, server->turned_ms);
@@ -213,6 +215,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     if (server->drain_end_ms && (server->conns.count == 0 || server->now.boot_ms >= server->drain_end_ms))
         ev_break(server->loop, EVBREAK_ALL);
     plan(server, earlier(next_ms, conns_next_ms(&server->conns)));
+    service_turned(server->service, clock_read_ns() - server->woke_ns);
 }
 
 static void on_wake(struct ev_loop *loop, ev_timer *watcher, int events)
@@ -345,6 +348,7 @@ static void start_watchers(struct server *server)
     ev_timer_init(&server->wake, on_wake, 0., 0.);
     ev_signal_init(&server->terminate, on_terminate, SIGTERM);
     ev_signal_init(&server->interrupt, on_terminate, SIGINT);
+    server->woke_ns = clock_read_ns();
     server->prepare.data = server->check.data = server->terminate.data = server->interrupt.data = server;
     ev_prepare_start(server->loop, &server->prepare);
     ev_check_start(server->loop, &server->check);

@@ -110,9 +110,9 @@ static void run_writer(void *context)
     struct store *store = context;
     struct writing *writing = &store->writing;
 
-    writing->began_ns = clock_monotonic_ns();
+    writing->began_ns = clock_read_ns();
     writing->code = log_append(store->log, writing->batch);
-    writing->ended_ns = clock_monotonic_ns();
+    writing->ended_ns = clock_read_ns();
 }
 
 /* ---- The applier --------------------------------------------------------------------------- */
@@ -162,7 +162,7 @@ static void run_applier(void *context)
     struct applying *applying = &store->applying;
     const uint32_t slots_before = store->state.log_slots;
 
-    applying->began_ns = clock_monotonic_ns();
+    applying->began_ns = clock_read_ns();
     applying->code = prepare_slot(store, applying);
     /* The tables know of a slot before anything is in it. */
     store->state.log_slots = log_slots(store->log);
@@ -172,7 +172,7 @@ static void run_applier(void *context)
         log_add_slot(store->log);
         applying->code = look(store, applying);
     }
-    applying->ended_ns = clock_monotonic_ns();
+    applying->ended_ns = clock_read_ns();
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -509,7 +509,7 @@ bool store_pending(const struct store *store)
 void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
 {
     if (!store_pending(store))
-        store->opened_ns = clock_monotonic_ns();
+        store->opened_ns = clock_read_ns();
     batch_append(&store->open, change, values);
 }
 
@@ -542,7 +542,7 @@ void store_submit(struct store *store, const struct clock_mark *mark)
     assert(store_pending(store) && store_ready(store));
     batch_seal(&store->open, mark);
     store->submitted_ms = mark->retention_ms;
-    store->submitted_ns = clock_monotonic_ns();
+    store->submitted_ns = clock_read_ns();
     store->flight = store->open;
     store->in_flight = true;
     store->writing = (struct writing){.batch = store->flight.bytes->data};

@@ -132,7 +132,10 @@ struct store_event {
     uint64_t applied;                /* and up to this one can be read by store_read */
     const struct store_swept *swept; /* finished records that are no more; valid until store_apply begins again */
     uint32_t swept_count;
-    uint64_t queue_ns, flush_ns, apply_ns; /* how long what ended took; 0: nothing of the kind ended */
+    /* How long what ended took. 0: nothing of the kind ended. */
+    uint64_t queue_ns; /* from the batch's first change until it was handed over */
+    uint64_t flush_ns; /* writing and flushing it */
+    uint64_t apply_ns; /* bringing what was flushed into the tables, sweeping included */
 };
 /* Takes what the store's threads have to say. False: nothing new. Cheap. */
 bool store_poll(struct store *store, struct store_event *event);

@@ -9,7 +9,7 @@ import sys
 ROOMS = {
     "wire": (["proto/limits", "proto/frame"], []),
     "scan": (["proto/scan", "proto/rule_table", "proto/wire"], ["wire"]),
-    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/logging", "daemon/metrics"], []),
+    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/duration", "daemon/logging", "daemon/metrics"], []),
     "tables": (["daemon/index", "daemon/deadline"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
     "store": (["daemon/store", "daemon/worker", "daemon/apply", "daemon/log", "daemon/batch", "daemon/tables",

@@ -110,9 +110,10 @@ static struct store_event wait_event(struct world *world)
     return event;
 }
 
-/* Hands the open batch over and waits until it is durable. */
-static void flush(struct world *world)
+/* Hands the open batch over and waits until it is durable. Returns the event, good until the next. */
+static struct store_event flush(struct world *world)
 {
+    struct store_event event = {0};
     struct clock_mark mark;
 
     store_end_turn(world->store);
@@ -121,8 +122,9 @@ static void flush(struct world *world)
     store_submit(world->store, &mark);
     assert_true(store_busy(world->store));
     while (store_busy(world->store))
-        wait_event(world);
+        event = wait_event(world);
     assert_int_equal(store_durable_number(world->store), store_newest_number(world->store));
+    return event;
 }
 
 /* Waits until what was flushed is in the tables. Returns the event, good until the next. */
@@ -548,6 +550,29 @@ static void killed(void **state)
     }
 }
 
+static void how_long_batches_took(void **state)
+{
+    struct world *world = *state;
+    const uint64_t began_ns = clock_read_ns();
+    struct record record = some_record(world->store, "k");
+    struct store_event event;
+
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    const uint64_t changed_ns = clock_read_ns();
+    poll(NULL, 0, 5);
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    const uint64_t waited_ns = clock_read_ns() - changed_ns;
+    event = flush(world);
+    const uint64_t whole_ns = clock_read_ns() - began_ns;
+    assert_true(event.queue_ns >= waited_ns);
+    assert_true(event.flush_ns > 0);
+    assert_true(event.queue_ns + event.flush_ns <= whole_ns);
+    assert_int_equal(event.apply_ns, 0);
+    event = apply(world, 0);
+    assert_true(event.apply_ns > 0);
+    assert_int_equal(event.flush_ns, 0);
+}
+
 static void checking(void **state)
 {
     struct world *world = *state;
@@ -569,11 +594,17 @@ int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        STORE_TEST(a_new_store), STORE_TEST(values_of_every_size),
-        STORE_TEST(a_life),      STORE_TEST(places),
-        STORE_TEST(sweeping),    STORE_TEST(listing),
-        STORE_TEST(quota),       STORE_TEST(who_may_open),
-        STORE_TEST(killed),      STORE_TEST(checking),
+        STORE_TEST(a_new_store),
+        STORE_TEST(values_of_every_size),
+        STORE_TEST(a_life),
+        STORE_TEST(places),
+        STORE_TEST(sweeping),
+        STORE_TEST(listing),
+        STORE_TEST(quota),
+        STORE_TEST(who_may_open),
+        STORE_TEST(killed),
+        STORE_TEST(checking),
+        STORE_TEST(how_long_batches_took),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
