@@ -24,11 +24,22 @@ static void load_unfinished(void *context, uint64_t life, struct bytes record)
     operation_load(context, life, record);
 }
 
+/* What was loaded last is not in the index yet: by the time it gets there, its place in memory is at hand. */
+static void load_late(struct engine *engine, uint64_t hash, uint64_t place)
+{
+    struct late *late = &engine->late[engine->finished % LATE];
+
+    if (late->place)
+        index_add(engine->index, late->hash, late->place);
+    *late = (struct late){hash, place};
+    index_prefetch(engine->index, hash);
+}
+
 static void load_finished(void *context, uint64_t place, const struct record *head)
 {
     struct engine *engine = context;
 
-    index_add(engine->index, head->hash, place);
+    load_late(engine, head->hash, place);
     engine->finished++;
     if (engine->largest_bytes < head->values_bytes)
         engine->largest_bytes = head->values_bytes;
@@ -83,10 +94,14 @@ struct engine *engine_open(const struct engine_options *options, const struct po
     engine->committed_ms = now->boot_ms;
     engine->index = index_new();
     memcpy(engine->secret, store_facts(options->store)->secret, sizeof engine->secret);
+    index_expect(engine->index, store_records(options->store));
     if (!store_load(options->store, &visitor, error)) {
         engine_close(engine);
         return NULL;
     }
+    for (uint32_t i = 0; i < LATE; i++)
+        if (engine->late[i].place)
+            index_add(engine->index, engine->late[i].hash, engine->late[i].place);
     enter_loaded(engine, now);
     return engine;
 }

@@ -33,8 +33,7 @@ uint32_t operation_tag(struct bytes operation)
 void operation_read(const struct operation *operation, struct record *record)
 {
     assert(operation->record && !operation->damaged);
-    const enum record_check check = record_decode(bytes_of(operation->record, operation->record_bytes), record);
-    assert(check == RECORD_GOOD);
+    record_read(bytes_of(operation->record, operation->record_bytes), record);
     assert(record->revision == operation->revision && (int)record->state == operation->state);
 }
 
@@ -331,6 +330,7 @@ struct operation *operation_load(struct engine *engine, uint64_t life, struct by
     operation->damaged = check != RECORD_GOOD;
     set_record(engine, operation, data.data, data.size);
     operation->revision = operation->damaged ? 0 : record.revision;
+    operation->lease_ms = operation->damaged ? 0 : record.lease_ms;
     /* Lists of what is interrupted are in order of interruption: the engine enters it when all are here. */
     operation->state = (uint8_t)record.state;
     return operation;
@@ -439,7 +439,7 @@ static void place_outcome(struct engine *engine, const struct call *call, struct
     next->body_place = 0;
     next->inline_values = (struct bytes){0};
     change->place = store_place(engine->store, next->expires_ms, next->keep_ms);
-    if ((uint64_t)attributes.size + body.size <= record_inline_room(next)) {
+    if (record_has_inline_room(next, (uint64_t)attributes.size + body.size)) {
         if (attributes.size)
             memcpy(inlined, attributes.data, attributes.size);
         if (body.size)
@@ -523,6 +523,7 @@ static struct operation *change_put(struct engine *engine, struct found *found, 
     keep_values(operation, decision, values);
     set_record(engine, operation, encoded, change.record.size);
     operation->revision = next->revision;
+    operation->lease_ms = next->lease_ms;
     operation->place = change.place;
     touch(engine, operation);
     return operation;
@@ -662,11 +663,8 @@ void operation_batch_submitted(struct engine *engine)
 
 static void start_lease(struct engine *engine, struct operation *operation, const struct now *now)
 {
-    struct record record;
-    uint32_t lease_ms;
+    uint32_t lease_ms = operation->lease_ms;
 
-    operation_read(operation, &record);
-    lease_ms = record.lease_ms;
     if (operation->orphaned && lease_ms > engine->policy->grace_ms)
         lease_ms = engine->policy->grace_ms;
     operation->lease_pending = false;

@@ -43,6 +43,7 @@ struct operation {
     uint8_t stage;          /* enum operation_stage: how far its last change has got */
     uint32_t operation_tag; /* of its `operation`, so that Recover need not unpack what cannot match */
     uint32_t replays;
+    uint32_t lease_ms;  /* of its record */
     struct slice input; /* where they are until they are applied; blob NULL: in the store, or none */
     struct slice value; /* the checkpoint's data, or DONE: attributes and body */
     struct parked_queue waiters;
@@ -74,7 +75,7 @@ struct lives {
     uint32_t count, capacity, holes;
 };
 
-enum { SPACE_BUCKETS = 1024, RECOVERED_BUCKETS = 4096, REPLAYS_KEPT = 4096 };
+enum { SPACE_BUCKETS = 1024, RECOVERED_BUCKETS = 4096, REPLAYS_KEPT = 4096, LATE = 16 };
 
 struct engine {
     struct engine_options options;
@@ -98,6 +99,9 @@ struct engine {
         uint64_t place;
         uint64_t replays;
     } replays[REPLAYS_KEPT];
+    struct late {
+        uint64_t hash, place;
+    } late[LATE];           /* loaded, and not in the index yet */
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
     uint64_t committed_ms; /* boot time of the last batch handed over */

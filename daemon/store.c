@@ -474,6 +474,15 @@ static bool load_table(struct loading *loading, MDB_dbi table, bool (*visit)(str
     return good;
 }
 
+uint64_t store_records(struct store *store)
+{
+    MDB_stat unfinished = {0}, finished = {0};
+
+    mdb_stat(reader(store), store->tables.unfinished, &unfinished);
+    mdb_stat(reader(store), store->tables.finished, &finished);
+    return unfinished.ms_entries + finished.ms_entries;
+}
+
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
     struct loading loading = {store, visitor, error, 0};

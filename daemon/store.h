@@ -69,6 +69,8 @@ struct store_visitor {
     void (*finished)(void *context, uint64_t place, const struct record *head);
     void *context;
 };
+/* How many records that will be. */
+uint64_t store_records(struct store *store);
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error);
 
 /* ---- Changing ---- */

@@ -402,6 +402,11 @@ const struct store_facts *store_facts(const struct store *store)
     return &store->disk->facts;
 }
 
+uint64_t store_records(struct store *store)
+{
+    return store->readable.unfinished.count + store->readable.finished.count;
+}
+
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
     const struct tables *tables = &store->readable;
