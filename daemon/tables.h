@@ -3,7 +3,8 @@
  *     finished    place (8 bytes, MDB_INTEGERKEY)                      -> record
  *     unfinished  life (8 bytes, MDB_INTEGERKEY)                       -> record
  *     chunks      place or life (8 bytes), kind (1), chunk (3), big-endian -> XXH3-64 (8 bytes), at most 4,072 bytes of
- * a value meta        "format", "store_id", "secret", "state"              -> see tables.c
+ *                 a value
+ *     meta        "format", "store_id", "secret", "state"              -> XXH3-64 (8 bytes), see tables.c
  *
  * A chunk fills one overflow page at most. Its checksum is seeded with its key, so that a chunk at a wrong place is
  * noticed. */

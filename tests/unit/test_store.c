@@ -523,15 +523,104 @@ static void checking(void **state)
     reopen(world);
 }
 
+/* The data file as bytes, while no store has it open. */
+struct file {
+    uint8_t *data;
+    size_t size;
+    char path[160];
+};
+
+static struct file read_file(struct world *world)
+{
+    struct file file;
+    struct stat status;
+
+    store_close(world->store);
+    world->store = NULL;
+    snprintf(file.path, sizeof file.path, "%s/store/data.mdb", world->data);
+    FILE *from = fopen(file.path, "rb");
+    assert_non_null(from);
+    assert_int_equal(fstat(fileno(from), &status), 0);
+    file.size = (size_t)status.st_size;
+    file.data = mem_alloc((uint32_t)file.size);
+    assert_int_equal(fread(file.data, 1, file.size, from), file.size);
+    fclose(from);
+    return file;
+}
+
+static void write_file(const struct file *file)
+{
+    FILE *to = fopen(file->path, "r+b");
+
+    assert_non_null(to);
+    assert_int_equal(fwrite(file->data, 1, file->size, to), file->size);
+    assert_int_equal(fclose(to), 0);
+}
+
+/* The next node of a table's page with this key, at or after `at`: where its key stands, 0 where there is none. Before
+ * the key stand u32 bytes of the value, u16 flags, u16 bytes of the key; after it the value. */
+static size_t find_node(const struct file *file, const char *key, size_t at, uint32_t *value_bytes)
+{
+    const size_t size = strlen(key);
+
+    for (at = at < 8 ? 8 : at; at + size <= file->size; at++)
+        if (memcmp(file->data + at, key, size) == 0 && file->data[at - 2] == size && file->data[at - 1] == 0) {
+            memcpy(value_bytes, file->data + at - 8, sizeof *value_bytes);
+            return at;
+        }
+    return 0;
+}
+
+/* Changes one byte after the key in every copy of the node. Returns the bytes of its value. */
+static uint32_t flip_in_node(struct file *file, const char *key, uint32_t offset)
+{
+    uint32_t value_bytes = 0;
+
+    for (size_t at = 0; (at = find_node(file, key, at, &value_bytes)); at += strlen(key))
+        file->data[at + strlen(key) + offset] ^= 0x20;
+    write_file(file);
+    return value_bytes;
+}
+
+static void nothing_it_says_of_itself_is_taken_damaged(void **state)
+{
+    static const char *const names[] = {"format", "store_id", "secret", "state"};
+    struct world *world = *state;
+    struct file file = read_file(world);
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        uint32_t bytes = 1;
+        for (uint32_t offset = 0; offset < bytes; offset++) {
+            struct store_error error = {0};
+            bytes = flip_in_node(&file, names[i], offset);
+            assert_true(bytes >= 4);
+            world->store = try_open(world, 1 << 30, &error);
+            if (world->store)
+                fail_msg("byte %u of %s was changed, and the store opens", offset, names[i]);
+            assert_int_equal(error.exit_code, 65);
+            assert_non_null(strstr(error.message, names[i]));
+            flip_in_node(&file, names[i], offset);
+        }
+    }
+    reopen(world);
+    mem_free(file.data);
+}
+
 int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        STORE_TEST(a_new_store), STORE_TEST(values_of_every_size),
-        STORE_TEST(a_life),      STORE_TEST(places),
-        STORE_TEST(sweeping),    STORE_TEST(listing),
-        STORE_TEST(quota),       STORE_TEST(who_may_open),
-        STORE_TEST(killed),      STORE_TEST(checking),
+        STORE_TEST(a_new_store),
+        STORE_TEST(values_of_every_size),
+        STORE_TEST(a_life),
+        STORE_TEST(places),
+        STORE_TEST(sweeping),
+        STORE_TEST(listing),
+        STORE_TEST(quota),
+        STORE_TEST(who_may_open),
+        STORE_TEST(killed),
+        STORE_TEST(checking),
+        STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
