@@ -16,7 +16,7 @@
 
 #include "daemon/batch.h"
 #include "daemon/directory.h"
-#include "daemon/logging.h"
+#include "daemon/load.h"
 #include "daemon/memory.h"
 #include "daemon/tables.h"
 
@@ -286,77 +286,9 @@ static MDB_txn *reader(struct store *store)
     return store->reader;
 }
 
-struct loading {
-    struct store *store;
-    const struct store_visitor *visitor;
-    struct store_error *error;
-    uint64_t lost;
-};
-
-/* A head that does not read: whose operation it was, nobody knows. */
-static bool lose(struct loading *loading, const char *table, uint64_t key)
-{
-    loading->lost++;
-    if (loading->store->options.accept_loss) {
-        log_event(LOG_ERROR, "lost", "table", table, "key", log_number(key), NULL);
-        return true;
-    }
-    loading->error->exit_code = 65;
-    snprintf(loading->error->message, sizeof loading->error->message,
-             "store: the head of the record %llu in table %s is damaged, and with it is lost which operation it was; "
-             "--accept-loss starts without it",
-             (unsigned long long)key, table);
-    return false;
-}
-
-static bool visit_unfinished(struct loading *loading, uint64_t key, struct bytes record)
-{
-    struct record head;
-
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.life != key || head.state == RECORD_DONE ||
-        record.size > RECORD_BYTES_MAX)
-        return lose(loading, "unfinished", key);
-    loading->visitor->unfinished(loading->visitor->context, key, record);
-    return true;
-}
-
-static bool visit_finished(struct loading *loading, uint64_t key, struct bytes record)
-{
-    struct record head;
-
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.state != RECORD_DONE || record.size > RECORD_BYTES_MAX)
-        return lose(loading, "finished", key);
-    loading->visitor->finished(loading->visitor->context, key, &head);
-    return true;
-}
-
-static bool load_table(struct loading *loading, MDB_dbi table, bool (*visit)(struct loading *, uint64_t, struct bytes))
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    int code = mdb_cursor_open(reader(loading->store), table, &cursor);
-    bool good = true;
-
-    while (code == 0 && good && (code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
-        uint64_t number = 0;
-        memcpy(&number, key.mv_data, key.mv_size < sizeof number ? key.mv_size : sizeof number);
-        good = visit(loading, number, bytes_of(value.mv_data, (uint32_t)value.mv_size));
-    }
-    mdb_cursor_close(cursor);
-    if (good && code != MDB_NOTFOUND) {
-        loading->error->exit_code = 65;
-        snprintf(loading->error->message, sizeof loading->error->message, "store: a table does not read: %s",
-                 mdb_strerror(code));
-        return false;
-    }
-    return good;
-}
-
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
-    struct loading loading = {store, visitor, error, 0};
-    const bool good = load_table(&loading, store->tables.unfinished, visit_unfinished) &&
-                      load_table(&loading, store->tables.finished, visit_finished);
+    const bool good = load_records(&store->tables, reader(store), store->options.accept_loss, visitor, error);
 
     store_end_turn(store);
     return good;
