@@ -42,7 +42,9 @@ static bool visit_finished(struct loading *loading, uint64_t key, struct bytes r
 {
     struct record head;
 
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.state != RECORD_DONE || record.size > RECORD_BYTES_MAX)
+    /* At a place before its own end it would be swept too early. */
+    if (record_decode_head(record, &head) != RECORD_GOOD || head.state != RECORD_DONE ||
+        record.size > RECORD_BYTES_MAX || store_place_seconds(key) * 1000 < head.expires_ms)
         return lose(loading, "finished", key);
     loading->visitor->finished(loading->visitor->context, key, &head);
     return true;

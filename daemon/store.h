@@ -57,7 +57,8 @@ struct store_facts {
 const struct store_facts *store_facts(const struct store *store);
 
 /* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest
- * is bad); `finished` gets each head with its place. A bad head ends the load: false and *error (65), unless
+ * is bad); `finished` gets each head with its place. A bad head, or one at a place that is not its own, ends the load:
+ * false and *error (65), unless
  * accept_loss. */
 struct store_visitor {
     void (*unfinished)(void *context, uint64_t life, struct bytes record);

@@ -21,6 +21,7 @@
 struct world {
     char folder[64], data[96];
     int wake[2];
+    bool accept_loss;
     struct store *store;
 };
 
@@ -33,8 +34,11 @@ static void on_wake(void *context)
 
 static struct store *try_open(struct world *world, uint64_t quota_bytes, struct store_error *error)
 {
-    const struct store_options options = {
-        .directory = world->data, .quota_bytes = quota_bytes, .wake = on_wake, .wake_context = world};
+    const struct store_options options = {.directory = world->data,
+                                          .quota_bytes = quota_bytes,
+                                          .accept_loss = world->accept_loss,
+                                          .wake = on_wake,
+                                          .wake_context = world};
 
     return store_open(&options, error);
 }
@@ -131,13 +135,13 @@ static struct record some_record(struct store *store, const char *key)
                            .begun_ms = 1};
 }
 
-static void append(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
-                   const struct bytes values[BLOB_KINDS])
+static void append_under(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t life,
+                         uint64_t place, const struct bytes values[BLOB_KINDS])
 {
     uint8_t encoded[RECORD_BYTES_MAX];
     struct store_change change = {.kind = kind,
                                   .number = store_next_number(store),
-                                  .life = record->life,
+                                  .life = life,
                                   .place = place,
                                   .body_place = record->body_place};
     struct slice slices[BLOB_KINDS] = {{0}};
@@ -150,6 +154,12 @@ static void append(struct store *store, enum store_change_kind kind, const struc
     for (int i = 1; i < BLOB_KINDS; i++)
         if (change.values[i].data)
             assert_true(bytes_equal(slice_bytes(slices[i]), change.values[i]));
+}
+
+static void append(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
+                   const struct bytes values[BLOB_KINDS])
+{
+    append_under(store, kind, record, record->life, place, values);
 }
 
 static struct record finished(const struct record *record, struct store *store, uint64_t expires_ms)
@@ -189,13 +199,20 @@ static void on_finished(void *context, uint64_t place, const struct record *head
     seen->place = place;
 }
 
+static bool load(struct world *world, struct seen *seen, struct store_error *error)
+{
+    const struct store_visitor visitor = {on_unfinished, on_finished, seen};
+
+    *seen = (struct seen){0};
+    return store_load(world->store, &visitor, error);
+}
+
 static struct seen look(struct world *world)
 {
-    struct seen seen = {0};
-    const struct store_visitor visitor = {on_unfinished, on_finished, &seen};
+    struct seen seen;
     struct store_error error;
 
-    assert_true(store_load(world->store, &visitor, &error));
+    assert_true(load(world, &seen, &error));
     return seen;
 }
 
@@ -606,6 +623,53 @@ static void nothing_it_says_of_itself_is_taken_damaged(void **state)
     mem_free(file.data);
 }
 
+/* A whole record at a place at which it would be swept too early, or under a life that is another's: it cannot have
+ * been put there. */
+static void what_lies_at_a_wrong_place_is_damage(void **state)
+{
+    struct world *world = *state;
+    struct record record = some_record(world->store, "early"), done = finished(&record, world->store, 1900000000001);
+    struct store_error error = {0};
+    struct seen seen;
+    FILE *out = tmpfile();
+
+    append(world->store, STORE_FINISH, &done, UINT64_C(1900000001) << 30, NULL);
+    commit(world);
+    assert_int_equal(look(world).finished, 1);
+    done.life = done.fence = done.revision = store_next_number(world->store);
+    append(world->store, STORE_FINISH, &done, UINT64_C(1900000000) << 30, NULL);
+    commit(world);
+    assert_false(load(world, &seen, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "finished"));
+    world->accept_loss = true;
+    reopen(world);
+    assert_int_equal(look(world).place, UINT64_C(1900000001) << 30);
+    assert_int_equal(look(world).finished, 1);
+    append(world->store, STORE_REMOVE_FINISHED, &done, UINT64_C(1900000000) << 30, NULL);
+    commit(world);
+
+    /* The same for one that is not finished. */
+    world->accept_loss = false;
+    reopen(world);
+    record = some_record(world->store, "another's");
+    const struct record own = record;
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    record.life -= 1;
+    append_under(world->store, STORE_PUT_UNFINISHED, &record, own.life, 0, NULL);
+    commit(world);
+    assert_false(load(world, &seen, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "unfinished"));
+    store_close(world->store);
+    world->store = NULL;
+    assert_int_equal(check_data(world->data, out), 65);
+    fclose(out);
+    world->accept_loss = true;
+    reopen(world);
+    assert_int_equal(look(world).unfinished, 0);
+}
+
 int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -620,6 +684,7 @@ int main(void)
         STORE_TEST(who_may_open),
         STORE_TEST(killed),
         STORE_TEST(checking),
+        STORE_TEST(what_lies_at_a_wrong_place_is_damage),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
 
