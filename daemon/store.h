@@ -57,9 +57,9 @@ struct store_facts {
 const struct store_facts *store_facts(const struct store *store);
 
 /* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest
- * is bad); `finished` gets each head with its place. A bad head, or one at a place that is not its own, ends the load:
- * false and *error (65), unless
- * accept_loss. */
+ * is bad); `finished` gets each head with its place. A bad head, one at a place that is not its own, or a table that
+ * does not read whole ends the load: false and *error (65). With accept_loss each is logged, and what can be read is:
+ * of a table from both its ends to where it breaks. Where a table's end itself is bad that does not help (65). */
 struct store_visitor {
     void (*unfinished)(void *context, uint64_t life, struct bytes record);
     void (*finished)(void *context, uint64_t place, const struct record *head);

@@ -355,14 +355,14 @@ static void places(void **state)
 
 static void sweeping(void **state)
 {
-    enum { MANY = 5000 };
+    enum { SWEPT = 5000 };
     struct world *world = *state;
     uint8_t *body = pattern(9000, 1), *out = mem_alloc(9000);
     uint32_t swept = 0, slices = 0;
     uint64_t kept_place = 0, body_place = 0;
     struct store_event event;
 
-    for (uint32_t i = 0; i < MANY; i++) {
+    for (uint32_t i = 0; i < SWEPT; i++) {
         struct record record = some_record(world->store, "k");
         struct record done = finished(&record, world->store, 1800000000000 + i);
         append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
@@ -392,7 +392,7 @@ static void sweeping(void **state)
         slices++;
         assert_true(slices < 20);
     } while (store_place_seconds(store_first_place(world->store)) <= 1800000010);
-    assert_int_equal(swept, MANY);
+    assert_int_equal(swept, SWEPT);
     assert_true(slices > 1);
     assert_int_equal(store_read_value(world->store, body_place, BLOB_BODY, 9000, out), STORE_MISSING);
     store_end_turn(world->store);
@@ -670,6 +670,161 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     assert_int_equal(look(world).unfinished, 0);
 }
 
+enum { PAGE = 4096, MANY = 2000, PAGE_FLAGS_AT = 10, PAGE_LOWER_AT = 12, LEAF = 2, FIRST_NODE_AT = 16 };
+
+/* A store with many finished records, at places of 1800000000 s and counts 0 ..., in more than one commit so that LMDB
+ * has no use for older copies of a page. */
+static struct file many_finished(struct world *world)
+{
+    for (uint64_t i = 0; i < MANY; i++) {
+        struct record record = some_record(world->store, "k");
+        struct record done = finished(&record, world->store, 1800000000000);
+        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+    }
+    commit(world);
+    return read_file(world);
+}
+
+/* The leaf that holds the finished record of this count. */
+static uint8_t *leaf_of(const struct file *file, uint64_t count)
+{
+    const uint64_t place = UINT64_C(1800000000) << 30 | count;
+
+    for (size_t at = 0; at < file->size; at += PAGE) {
+        uint8_t *page = file->data + at;
+        if (page[PAGE_FLAGS_AT] != LEAF)
+            continue;
+        for (size_t i = 8; i + sizeof place <= PAGE; i++)
+            if (page[i - 2] == sizeof place && page[i - 1] == 0 && memcmp(page + i, &place, sizeof place) == 0)
+                return page;
+    }
+    fail_msg("no leaf");
+    return NULL;
+}
+
+static uint32_t records_on(const uint8_t *page)
+{
+    return (uint32_t)((page[PAGE_LOWER_AT] | page[PAGE_LOWER_AT + 1] << 8) - FIRST_NODE_AT) / 2;
+}
+
+static void fill_zeros(uint8_t *page)
+{
+    memset(page, 0, PAGE);
+}
+
+static void fill_ones(uint8_t *page)
+{
+    memset(page, 0xff, PAGE);
+}
+
+static void fill_text(uint8_t *page)
+{
+    for (int i = 0; i < PAGE; i++)
+        page[i] = (uint8_t)('a' + i % 26);
+}
+
+/* It looks like a leaf, and what it holds is nothing. */
+static void fill_behind_header(uint8_t *page)
+{
+    memset(page + FIRST_NODE_AT, 0x5a, PAGE - FIRST_NODE_AT);
+}
+
+static void no_nodes(uint8_t *page)
+{
+    page[PAGE_LOWER_AT] = FIRST_NODE_AT;
+    page[PAGE_LOWER_AT + 1] = 0;
+}
+
+static void one_node_less(uint8_t *page)
+{
+    page[PAGE_LOWER_AT] = (uint8_t)(page[PAGE_LOWER_AT] - 2);
+}
+
+static void another_kind(uint8_t *page)
+{
+    page[PAGE_FLAGS_AT] = 4;
+}
+
+typedef void spoil(uint8_t *page);
+static spoil *const spoils[] = {fill_zeros, fill_ones,     fill_text,   fill_behind_header,
+                                no_nodes,   one_node_less, another_kind};
+
+/* Whether a store with this damage loads. In a process of its own, since LMDB ends the process at some of them. */
+static bool loads(struct world *world)
+{
+    const pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        struct store_error error;
+        struct seen seen;
+        FILE *sink = freopen("/dev/null", "w", stderr);
+        signal(SIGSEGV, SIG_DFL);
+        signal(SIGBUS, SIG_DFL);
+        world->store = try_open(world, 1 << 30, &error);
+        if (sink && (!world->store || !load(world, &seen, &error)))
+            _exit(error.exit_code);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static void what_lies_on_both_sides_of_a_bad_page_is_read(void **state)
+{
+    struct world *world = *state;
+    struct file file = many_finished(world);
+    uint8_t *page = leaf_of(&file, MANY / 2), good[PAGE];
+    const uint32_t on_page = records_on(page);
+
+    assert_true(on_page > 10 && on_page < 60);
+    memcpy(good, page, PAGE);
+    for (size_t i = 0; i < sizeof spoils / sizeof spoils[0]; i++) {
+        spoils[i](page);
+        write_file(&file);
+        world->accept_loss = false;
+        assert_false(loads(world));
+        world->accept_loss = true;
+        reopen(world);
+        const struct seen seen = look(world);
+        if (spoils[i] == one_node_less)
+            assert_int_equal(seen.finished, MANY - 1);
+        else if (spoils[i] == no_nodes) /* LMDB steps on its first all the same */
+            assert_int_equal(seen.finished, MANY - on_page + 1);
+        else
+            assert_int_equal(seen.finished, MANY - on_page);
+        assert_int_equal(seen.unfinished, 0);
+        store_close(world->store);
+        world->store = NULL;
+        memcpy(page, good, PAGE);
+    }
+    write_file(&file);
+    world->accept_loss = false;
+    reopen(world);
+    assert_int_equal(look(world).finished, MANY);
+    mem_free(file.data);
+}
+
+static void a_table_with_a_bad_end_is_refused(void **state)
+{
+    struct world *world = *state;
+    struct file file = many_finished(world);
+    const uint64_t ends[] = {0, MANY - 1};
+    uint8_t good[PAGE];
+
+    for (int i = 0; i < 2; i++) {
+        uint8_t *page = leaf_of(&file, ends[i]);
+        memcpy(good, page, PAGE);
+        fill_ones(page);
+        write_file(&file);
+        world->accept_loss = true;
+        assert_false(loads(world));
+        memcpy(page, good, PAGE);
+    }
+    write_file(&file);
+    mem_free(file.data);
+}
+
 int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -685,6 +840,8 @@ int main(void)
         STORE_TEST(killed),
         STORE_TEST(checking),
         STORE_TEST(what_lies_at_a_wrong_place_is_damage),
+        STORE_TEST(what_lies_on_both_sides_of_a_bad_page_is_read),
+        STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
 
