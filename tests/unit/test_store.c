@@ -770,6 +770,23 @@ static bool loads(struct world *world)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+/* check_data, whose child's crash is not this test's. */
+static int checks(struct world *world)
+{
+    const pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        FILE *sink = freopen("/dev/null", "w", stderr);
+        signal(SIGSEGV, SIG_DFL);
+        signal(SIGBUS, SIG_DFL);
+        _exit(sink ? check_data(world->data, sink) : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
 static void what_lies_on_both_sides_of_a_bad_page_is_read(void **state)
 {
     struct world *world = *state;
@@ -802,6 +819,25 @@ static void what_lies_on_both_sides_of_a_bad_page_is_read(void **state)
     world->accept_loss = false;
     reopen(world);
     assert_int_equal(look(world).finished, MANY);
+    mem_free(file.data);
+}
+
+/* Also where every record that is met is whole. */
+static void checking_finds_every_bad_page(void **state)
+{
+    struct world *world = *state;
+    struct file file = many_finished(world);
+    uint8_t *page = leaf_of(&file, MANY / 2), good[PAGE];
+
+    memcpy(good, page, PAGE);
+    for (size_t i = 0; i < sizeof spoils / sizeof spoils[0]; i++) {
+        spoils[i](page);
+        write_file(&file);
+        assert_int_equal(checks(world), 65);
+        memcpy(page, good, PAGE);
+    }
+    write_file(&file);
+    assert_int_equal(checks(world), 0);
     mem_free(file.data);
 }
 
@@ -841,6 +877,7 @@ int main(void)
         STORE_TEST(checking),
         STORE_TEST(what_lies_at_a_wrong_place_is_damage),
         STORE_TEST(what_lies_on_both_sides_of_a_bad_page_is_read),
+        STORE_TEST(checking_finds_every_bad_page),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
