@@ -670,6 +670,43 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     assert_int_equal(look(world).unfinished, 0);
 }
 
+/* check_data, whose child's crash is not this test's. */
+static int checks(struct world *world)
+{
+    const pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        FILE *sink = freopen("/dev/null", "w", stderr);
+        signal(SIGSEGV, SIG_DFL);
+        signal(SIGBUS, SIG_DFL);
+        _exit(sink ? check_data(world->data, sink) : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* There is a store, and nothing in it: that is not a new one. */
+static void a_store_without_its_file_is_refused(void **state)
+{
+    struct world *world = *state;
+    struct file file = read_file(world);
+    struct store_error error = {0};
+
+    assert_int_equal(truncate(file.path, 0), 0);
+    assert_null(try_open(world, 1 << 30, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "empty"));
+    assert_int_equal(checks(world), 65);
+    assert_int_equal(unlink(file.path), 0);
+    assert_null(try_open(world, 1 << 30, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "missing"));
+    assert_int_equal(checks(world), 65);
+    mem_free(file.data);
+}
+
 enum { PAGE = 4096, MANY = 2000, PAGE_FLAGS_AT = 10, PAGE_LOWER_AT = 12, LEAF = 2, FIRST_NODE_AT = 16 };
 
 /* A store with many finished records, at places of 1800000000 s and counts 0 ..., in more than one commit so that LMDB
@@ -770,23 +807,6 @@ static bool loads(struct world *world)
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-/* check_data, whose child's crash is not this test's. */
-static int checks(struct world *world)
-{
-    const pid_t child = fork();
-    int status = 0;
-
-    if (child == 0) {
-        FILE *sink = freopen("/dev/null", "w", stderr);
-        signal(SIGSEGV, SIG_DFL);
-        signal(SIGBUS, SIG_DFL);
-        _exit(sink ? check_data(world->data, sink) : 1);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
 static void what_lies_on_both_sides_of_a_bad_page_is_read(void **state)
 {
     struct world *world = *state;
@@ -878,6 +898,7 @@ int main(void)
         STORE_TEST(what_lies_at_a_wrong_place_is_damage),
         STORE_TEST(what_lies_on_both_sides_of_a_bad_page_is_read),
         STORE_TEST(checking_finds_every_bad_page),
+        STORE_TEST(a_store_without_its_file_is_refused),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
