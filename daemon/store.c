@@ -155,6 +155,12 @@ static bool make_facts(struct store_facts *facts, struct store_error *error)
     *facts = (struct store_facts){0};
     clock_read_mark(&facts->mark);
     facts->mark.retention_ms = facts->mark.wall_ms;
+    if (facts->mark.wall_ms < CLOCK_UNSET_BEFORE_MS) {
+        *error = (struct store_error){.exit_code = 71,
+                                      .message = "the clock says it is before 2020, and a new store "
+                                                 "takes its numbers from it: set the clock"};
+        return false;
+    }
     if (getrandom(&facts->store_id, sizeof facts->store_id, 0) == sizeof facts->store_id &&
         getrandom(facts->secret, sizeof facts->secret, 0) == sizeof facts->secret)
         return true;

@@ -43,7 +43,9 @@ struct store_error {
     char message[512];
 };
 
-/* Opens DIR, making it and the store in it where DIR is absent or empty. Takes the lock first. NULL: *error says why.
+/* Opens DIR, making it and the store in it where DIR is absent or empty; not (71) while the wall clock is not set,
+ * since numbers that start too low would bring fences of an earlier store back. Takes the lock first. NULL: *error says
+ * why.
  */
 struct store *store_open(const struct store_options *options, struct store_error *error);
 /* Waits for the batch in flight, drops the open one, gives the lock back. NULL is fine. */

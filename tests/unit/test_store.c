@@ -18,6 +18,19 @@
 #include "daemon/check.h"
 #include "daemon/memory.h"
 
+/* Stands before clock_read_mark in what is tested: the wall clock can be one that was never set. */
+void __wrap_clock_read_mark(struct clock_mark *mark);
+void __real_clock_read_mark(struct clock_mark *mark);
+
+static uint64_t wall_ms_instead;
+
+void __wrap_clock_read_mark(struct clock_mark *mark)
+{
+    __real_clock_read_mark(mark);
+    if (wall_ms_instead)
+        mark->wall_ms = wall_ms_instead;
+}
+
 struct world {
     char folder[64], data[96];
     int wake[2];
@@ -66,21 +79,28 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
+static void remove_store(struct world *world)
 {
-    static const char *const names[] = {"data/store/data.mdb",
-                                        "data/store/lock.mdb",
-                                        "data/store",
-                                        "data/store.new/data.mdb",
-                                        "data/store.new",
-                                        "data/lock",
-                                        "data/letter",
-                                        "data",
-                                        ""};
-    struct world *world = *state;
+    static const char *const names[] = {"data/store/data.mdb", "data/store/lock.mdb", "data/store",
+                                        "data/store.new/data.mdb", "data/store.new"};
     char path[160];
 
     store_close(world->store);
+    world->store = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", world->folder, names[i]);
+        remove(path);
+    }
+}
+
+static int tear_down(void **state)
+{
+    static const char *const names[] = {"data/lock", "data/letter", "data", ""};
+    struct world *world = *state;
+    char path[160];
+
+    wall_ms_instead = 0;
+    remove_store(world);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", world->folder, names[i]);
         remove(path);
@@ -670,6 +690,23 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     assert_int_equal(look(world).unfinished, 0);
 }
 
+static void a_new_store_needs_a_clock_that_is_set(void **state)
+{
+    struct world *world = *state;
+    struct store_error error = {0};
+
+    /* One that is there goes on: its own clock never goes back. */
+    wall_ms_instead = CLOCK_UNSET_BEFORE_MS - 1;
+    reopen(world);
+    remove_store(world);
+    assert_null(try_open(world, 1 << 30, &error));
+    assert_int_equal(error.exit_code, 71);
+    assert_non_null(strstr(error.message, "set the clock"));
+    wall_ms_instead = CLOCK_UNSET_BEFORE_MS;
+    reopen(world);
+    wall_ms_instead = 0;
+}
+
 /* check_data, whose child's crash is not this test's. */
 static int checks(struct world *world)
 {
@@ -899,6 +936,7 @@ int main(void)
         STORE_TEST(what_lies_on_both_sides_of_a_bad_page_is_read),
         STORE_TEST(checking_finds_every_bad_page),
         STORE_TEST(a_store_without_its_file_is_refused),
+        STORE_TEST(a_new_store_needs_a_clock_that_is_set),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
