@@ -88,7 +88,7 @@ static bool allocate_ahead(struct store *store)
         return true;
     /* Half as much again, so that not every commit asks. */
     if (fallocate(fd, FALLOC_FL_KEEP_SIZE, end, AHEAD_BYTES + AHEAD_BYTES / 2) != 0)
-        return errno != ENOSPC && errno != EDQUOT;
+        return errno == EOPNOTSUPP;
     store->allocated = end + AHEAD_BYTES + AHEAD_BYTES / 2;
     return true;
 }

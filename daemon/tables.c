@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 enum {
@@ -46,6 +47,15 @@ static MDB_val text_val(const char *text)
 
 /* ---- Opening ------------------------------------------------------------------------- */
 
+static uint64_t file_bytes(const char *path)
+{
+    struct stat status;
+    char file[4096 + 16];
+
+    snprintf(file, sizeof file, "%s/data.mdb", path);
+    return stat(file, &status) == 0 ? (uint64_t)status.st_size / TABLES_PAGE_BYTES * TABLES_PAGE_BYTES : 0;
+}
+
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct store_error *error)
 {
     int code, dead;
@@ -54,7 +64,7 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
-        (code = mdb_env_set_mapsize(tables->env, map_bytes)) != 0 ||
+        (code = mdb_env_set_mapsize(tables->env, file_bytes(path) + map_bytes)) != 0 ||
         (code = mdb_env_open(tables->env, path, read_only ? MDB_RDONLY : 0, 0600)) != 0 ||
         (code = mdb_reader_check(tables->env, &dead)) != 0) {
         fail(error, path, code);

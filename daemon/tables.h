@@ -34,7 +34,8 @@ struct tables_state {
     struct clock_mark mark;
 };
 
-/* Opens DIR/store (path). false: *error, 65 where it is not a store of ours or of another version. */
+/* Opens DIR/store (path), with room for map_bytes more than its file has now, which may be from a time with a larger
+ * quota. false: *error, 65 where it is not a store of ours or of another version. */
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
                  struct store_error *error);
 void tables_close(struct tables *tables); /* not open: fine */

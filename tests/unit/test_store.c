@@ -31,6 +31,20 @@ void __wrap_clock_read_mark(struct clock_mark *mark)
         mark->wall_ms = wall_ms_instead;
 }
 
+/* And before fallocate. */
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t length);
+int __real_fallocate(int fd, int mode, off_t offset, off_t length);
+
+static int fallocate_errno;
+
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t length)
+{
+    if (fallocate_errno == 0)
+        return __real_fallocate(fd, mode, offset, length);
+    errno = fallocate_errno;
+    return -1;
+}
+
 struct world {
     char folder[64], data[96];
     int wake[2];
@@ -100,6 +114,7 @@ static int tear_down(void **state)
     char path[160];
 
     wall_ms_instead = 0;
+    fallocate_errno = 0;
     remove_store(world);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", world->folder, names[i]);
@@ -707,6 +722,44 @@ static void a_new_store_needs_a_clock_that_is_set(void **state)
     wall_ms_instead = 0;
 }
 
+/* A file that grew under a larger quota: here it is said to, and the pages are a hole. */
+static void a_file_above_the_map_has_room(void **state)
+{
+    enum { LAST_PAGE_AT = 136 };
+    const uint64_t last_page = (UINT64_C(20) << 30) / 4096 - 1;
+    struct world *world = *state;
+    struct file file = read_file(world);
+    struct store_error error;
+
+    for (int i = 0; i < 2; i++)
+        memcpy(file.data + i * 4096 + LAST_PAGE_AT, &last_page, sizeof last_page);
+    write_file(&file);
+    assert_int_equal(truncate(file.path, (off_t)(last_page + 1) * 4096), 0);
+    world->store = try_open(world, 64 << 20, &error);
+    assert_non_null(world->store);
+    for (int i = 0; i < 100; i++) {
+        struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    }
+    commit(world);
+    mem_free(file.data);
+}
+
+static void what_cannot_be_allocated_ahead_is_full(void **state)
+{
+    static const struct {
+        int code;
+        bool full;
+    } cases[] = {{ENOSPC, true}, {EDQUOT, true}, {EFBIG, true}, {EIO, true}, {EOPNOTSUPP, false}};
+    struct world *world = *state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fallocate_errno = cases[i].code;
+        reopen(world);
+        assert_int_equal(store_space(world->store, 0).full, cases[i].full);
+    }
+}
+
 /* check_data, whose child's crash is not this test's. */
 static int checks(struct world *world)
 {
@@ -937,6 +990,8 @@ int main(void)
         STORE_TEST(checking_finds_every_bad_page),
         STORE_TEST(a_store_without_its_file_is_refused),
         STORE_TEST(a_new_store_needs_a_clock_that_is_set),
+        STORE_TEST(a_file_above_the_map_has_room),
+        STORE_TEST(what_cannot_be_allocated_ahead_is_full),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
