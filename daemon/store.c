@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/random.h>
 
@@ -207,6 +208,20 @@ static bool open_store(struct store *store, struct store_error *error)
     return true;
 }
 
+/* With every signal blocked: they are the loop's. */
+static int start_thread(struct store *store)
+{
+    sigset_t all, before;
+    int code;
+
+    sigfillset(&all);
+    if ((code = pthread_sigmask(SIG_SETMASK, &all, &before)) != 0)
+        return code;
+    code = pthread_create(&store->thread, NULL, run, store);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
 static bool start(struct store *store, struct store_error *error)
 {
     struct result result = {0};
@@ -222,7 +237,7 @@ static bool start(struct store *store, struct store_error *error)
     store->first_place = result.first_place;
     store->disk_full = result.disk_full;
     if ((code = mdb_txn_begin(store->tables.env, NULL, MDB_RDONLY, &store->reader)) != 0 ||
-        (code = pthread_create(&store->thread, NULL, run, store)) != 0) {
+        (code = start_thread(store)) != 0) {
         error->exit_code = 71;
         snprintf(error->message, sizeof error->message, "store: cannot be started: %s", mdb_strerror(code));
         return false;

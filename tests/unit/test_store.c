@@ -722,6 +722,32 @@ static void a_new_store_needs_a_clock_that_is_set(void **state)
     wall_ms_instead = 0;
 }
 
+static void on_signal(int number)
+{
+    (void)number;
+    abort();
+}
+
+/* A signal waits for the loop, and is never taken by the store's thread. */
+static void the_thread_takes_no_signal(void **state)
+{
+    struct world *world = *state;
+    sigset_t one, pending;
+
+    sigemptyset(&one);
+    sigaddset(&one, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &one, NULL);
+    signal(SIGTERM, on_signal);
+    kill(getpid(), SIGTERM);
+    store_touch(world->store);
+    commit(world);
+    sigpending(&pending);
+    assert_true(sigismember(&pending, SIGTERM));
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &one, NULL);
+}
+
 /* A file that grew under a larger quota: here it is said to, and the pages are a hole. */
 static void a_file_above_the_map_has_room(void **state)
 {
@@ -992,6 +1018,7 @@ int main(void)
         STORE_TEST(a_new_store_needs_a_clock_that_is_set),
         STORE_TEST(a_file_above_the_map_has_room),
         STORE_TEST(what_cannot_be_allocated_ahead_is_full),
+        STORE_TEST(the_thread_takes_no_signal),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
     };
