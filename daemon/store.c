@@ -189,16 +189,15 @@ static bool build(struct store *store, struct store_error *error)
 
 static bool open_store(struct store *store, struct store_error *error)
 {
-    const bool writes = !store->options.read_only;
     char path[4096];
     uint64_t next;
 
-    if (!directory_open(&store->directory, store->options.directory, writes, error))
+    if (!directory_open(&store->directory, store->options.directory, true, error))
         return false;
-    if (writes && !directory_has_store(&store->directory) && !build(store, error))
+    if (!directory_has_store(&store->directory) && !build(store, error))
         return false;
     directory_store_path(&store->directory, false, path);
-    if (!tables_open(&store->tables, path, map_bytes(store), !writes, error) ||
+    if (!tables_open(&store->tables, path, map_bytes(store), false, error) ||
         !tables_read_facts(&store->tables, &store->facts, &next, error))
         return false;
     batch_start(&store->open, next);
@@ -364,7 +363,7 @@ size_t store_backlog_bytes(const struct store *store)
 
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
-    assert(store_pending(store) && !store->busy && !store->options.read_only);
+    assert(store_pending(store) && !store->busy);
     batch_seal(&store->open, mark);
     store->submitted_ms = mark->retention_ms;
     store->flight = store->open;

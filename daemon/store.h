@@ -31,7 +31,6 @@ struct store_options {
     const char *directory;
     uint64_t quota_bytes;        /* of LMDB pages in use */
     bool accept_loss;            /* start without what cannot be read, one log line for each */
-    bool read_only;              /* --check-data: changes nothing */
     void (*wake)(void *context); /* called on the store's thread: there is something to poll */
     void *wake_context;
 };
