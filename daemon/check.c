@@ -107,13 +107,16 @@ static void walk(struct check *check, MDB_dbi table, const char *name,
                  void (*visit)(struct check *check, uint64_t key, struct bytes data))
 {
     MDB_cursor *cursor;
+    MDB_stat stat = {0};
     MDB_val key, value;
-    int code = mdb_cursor_open(check->txn, table, &cursor);
+    uint64_t entries = 0;
+    int code = mdb_stat(check->txn, table, &stat);
 
-    if (code == 0) {
+    if (code == 0 && (code = mdb_cursor_open(check->txn, table, &cursor)) == 0) {
         while ((code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
             uint64_t number = 0;
             memcpy(&number, key.mv_data, key.mv_size < sizeof number ? key.mv_size : sizeof number);
+            entries++;
             if (visit)
                 visit(check, number, bytes_of(value.mv_data, (uint32_t)value.mv_size));
             else
@@ -123,6 +126,8 @@ static void walk(struct check *check, MDB_dbi table, const char *name,
     }
     if (code != MDB_NOTFOUND)
         damage(check, name, 0, mdb_strerror(code), NULL);
+    else if (entries != stat.ms_entries)
+        damage(check, name, 0, "it holds not as many entries as it says", NULL);
 }
 
 static void check_batch(struct check *check, struct bytes batch)

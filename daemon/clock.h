@@ -13,6 +13,9 @@ struct now {
     uint64_t retention_ms; /* never goes back: when outcomes expire. Near Unix time */
 };
 
+/* The start of 2020: a wall clock before it was never set. */
+#define CLOCK_UNSET_BEFORE_MS 1577836800000
+
 /* Where the retention clock stood at a moment that is on disk. */
 struct clock_mark {
     uint64_t retention_ms;

@@ -18,6 +18,7 @@
 #include "daemon/batch.h"
 #include "daemon/directory.h"
 #include "daemon/disk.h"
+#include "daemon/load.h"
 #include "daemon/log.h"
 #include "daemon/logging.h"
 #include "daemon/memory.h"
@@ -187,6 +188,12 @@ static bool make_facts(struct store_facts *facts, struct store_error *error)
     *facts = (struct store_facts){0};
     clock_read_mark(&facts->mark);
     facts->mark.retention_ms = facts->mark.wall_ms;
+    if (facts->mark.wall_ms < CLOCK_UNSET_BEFORE_MS) {
+        *error = (struct store_error){.exit_code = 71,
+                                      .message = "the clock says it is before 2020, and a new store "
+                                                 "takes its numbers from it: set the clock"};
+        return false;
+    }
     if (getrandom(&facts->store_id, sizeof facts->store_id, 0) == sizeof facts->store_id &&
         getrandom(facts->secret, sizeof facts->secret, 0) == sizeof facts->secret)
         return true;
@@ -408,72 +415,6 @@ static MDB_txn *reader(struct store *store)
     return store->reader;
 }
 
-struct loading {
-    struct store *store;
-    const struct store_visitor *visitor;
-    struct store_error *error;
-    uint64_t lost;
-};
-
-/* A head that does not read: whose operation it was, nobody knows. */
-static bool lose(struct loading *loading, const char *table, uint64_t key)
-{
-    loading->lost++;
-    if (loading->store->options.accept_loss) {
-        log_event(LOG_ERROR, "lost", "table", table, "key", log_number(key), NULL);
-        return true;
-    }
-    loading->error->exit_code = 65;
-    snprintf(loading->error->message, sizeof loading->error->message,
-             "store: the head of the record %llu in table %s is damaged, and with it is lost which operation it was; "
-             "--accept-loss starts without it",
-             (unsigned long long)key, table);
-    return false;
-}
-
-static bool visit_unfinished(struct loading *loading, uint64_t key, struct bytes record)
-{
-    struct record head;
-
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.life != key || head.state == RECORD_DONE ||
-        record.size > RECORD_BYTES_MAX)
-        return lose(loading, "unfinished", key);
-    loading->visitor->unfinished(loading->visitor->context, key, record);
-    return true;
-}
-
-static bool visit_finished(struct loading *loading, uint64_t key, struct bytes record)
-{
-    struct record head;
-
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.state != RECORD_DONE || record.size > RECORD_BYTES_MAX)
-        return lose(loading, "finished", key);
-    loading->visitor->finished(loading->visitor->context, key, &head);
-    return true;
-}
-
-static bool load_table(struct loading *loading, MDB_dbi table, bool (*visit)(struct loading *, uint64_t, struct bytes))
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    int code = mdb_cursor_open(reader(loading->store), table, &cursor);
-    bool good = true;
-
-    while (code == 0 && good && (code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
-        uint64_t number = 0;
-        memcpy(&number, key.mv_data, key.mv_size < sizeof number ? key.mv_size : sizeof number);
-        good = visit(loading, number, bytes_of(value.mv_data, (uint32_t)value.mv_size));
-    }
-    mdb_cursor_close(cursor);
-    if (good && code != MDB_NOTFOUND) {
-        loading->error->exit_code = 65;
-        snprintf(loading->error->message, sizeof loading->error->message, "store: a table does not read: %s",
-                 mdb_strerror(code));
-        return false;
-    }
-    return good;
-}
-
 uint64_t store_records(struct store *store)
 {
     MDB_stat unfinished = {0}, finished = {0};
@@ -485,9 +426,7 @@ uint64_t store_records(struct store *store)
 
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
-    struct loading loading = {store, visitor, error, 0};
-    const bool good = load_table(&loading, store->tables.unfinished, visit_unfinished) &&
-                      load_table(&loading, store->tables.finished, visit_finished);
+    const bool good = load_records(&store->tables, reader(store), store->options.accept_loss, visitor, error);
 
     store_end_turn(store);
     return good;

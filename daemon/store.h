@@ -48,7 +48,9 @@ struct store_error {
     char message[512];
 };
 
-/* Opens DIR, making it and the store in it where DIR is absent or empty. Takes the lock first. NULL: *error says why.
+/* Opens DIR, making it and the store in it where DIR is absent or empty; not (71) while the wall clock is not set,
+ * since numbers that start too low would bring fences of an earlier store back. Takes the lock first. NULL: *error says
+ * why.
  */
 struct store *store_open(const struct store_options *options, struct store_error *error);
 /* Waits for the batch in flight, drops the open one, applies the tail, gives the lock back. NULL is fine. */
@@ -62,8 +64,9 @@ struct store_facts {
 const struct store_facts *store_facts(const struct store *store);
 
 /* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest
- * is bad); `finished` gets each head with its place. A bad head ends the load: false and *error (65), unless
- * accept_loss. */
+ * is bad); `finished` gets each head with its place. A bad head, one at a place that is not its own, or a table that
+ * does not read whole ends the load: false and *error (65). With accept_loss each is logged, and what can be read is:
+ * of a table from both its ends to where it breaks. Where a table's end itself is bad that does not help (65). */
 struct store_visitor {
     void (*unfinished)(void *context, uint64_t life, struct bytes record);
     void (*finished)(void *context, uint64_t place, const struct record *head);

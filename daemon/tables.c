@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 enum {
@@ -42,6 +43,15 @@ static MDB_val text_val(const char *text)
 
 /* ---- Opening ------------------------------------------------------------------------- */
 
+static uint64_t file_bytes(const char *path)
+{
+    struct stat status;
+    char file[4096 + 16];
+
+    snprintf(file, sizeof file, "%s/data.mdb", path);
+    return stat(file, &status) == 0 ? (uint64_t)status.st_size / TABLES_PAGE_BYTES * TABLES_PAGE_BYTES : 0;
+}
+
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct store_error *error)
 {
     int code, dead;
@@ -50,7 +60,7 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
-        (code = mdb_env_set_mapsize(tables->env, map_bytes)) != 0 ||
+        (code = mdb_env_set_mapsize(tables->env, file_bytes(path) + map_bytes)) != 0 ||
         (code = mdb_env_open(tables->env, path, read_only ? MDB_RDONLY : 0, 0600)) != 0 ||
         (code = mdb_reader_check(tables->env, &dead)) != 0) {
         fail(error, path, code);
@@ -78,23 +88,42 @@ static int open_tables(struct tables *tables, MDB_txn *txn, unsigned create)
     return mdb_dbi_open(txn, "meta", create, &tables->meta);
 }
 
-static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name, const void *data, size_t size)
-{
-    MDB_val key = text_val(name), value = val(data, size);
+/* ---- What the store says of itself ------------------------------------------------------ */
 
-    return mdb_put(txn, tables->meta, &key, &value, 0);
+/* Each entry of "meta" is a checksum and then its bytes. Seeded with the entry's name: one is never taken for another.
+ */
+static uint64_t meta_checksum(const char *name, const void *data, size_t size)
+{
+    return XXH3_64bits_withSeed(data, size, XXH3_64bits(name, strlen(name)));
 }
 
+static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name, const void *data, size_t size)
+{
+    const uint64_t checksum = meta_checksum(name, data, size);
+    MDB_val key = text_val(name), value = {CHECKSUM_BYTES + size, NULL};
+    const int code = mdb_put(txn, tables->meta, &key, &value, MDB_RESERVE);
+
+    if (code != 0)
+        return code;
+    memcpy(value.mv_data, &checksum, CHECKSUM_BYTES);
+    memcpy((uint8_t *)value.mv_data + CHECKSUM_BYTES, data, size);
+    return 0;
+}
+
+/* A secret with one bit changed would make every key look absent, an older number would bring fences back. */
 static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size)
 {
     MDB_val key = text_val(name), value;
     const int code = mdb_get(txn, tables->meta, &key, &value);
+    uint64_t checksum;
 
-    if (code == 0 && value.mv_size != size)
-        return MDB_INVALID;
-    if (code == 0)
-        memcpy(data, value.mv_data, size);
-    return code;
+    if (code != 0)
+        return code;
+    if (value.mv_size != CHECKSUM_BYTES + size)
+        return MDB_CORRUPTED;
+    memcpy(&checksum, value.mv_data, CHECKSUM_BYTES);
+    memcpy(data, (const uint8_t *)value.mv_data + CHECKSUM_BYTES, size);
+    return checksum == meta_checksum(name, data, size) ? 0 : MDB_CORRUPTED;
 }
 
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state)
@@ -130,32 +159,54 @@ bool tables_create(struct tables *tables, const struct store_facts *facts, const
     return code == 0 || fail(error, "new", code);
 }
 
+static bool read_entry(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size,
+                       struct store_error *error)
+{
+    const int code = get_meta(tables, txn, name, data, size);
+    char what[80];
+
+    if (code == 0)
+        return true;
+    snprintf(what, sizeof what, "the entry \"%s\" of its table meta is %s", name,
+             code == MDB_NOTFOUND ? "missing" : "damaged");
+    return fail(error, what, code);
+}
+
+static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store_facts *facts,
+                         uint8_t state[STATE_BYTES], struct store_error *error)
+{
+    uint32_t format;
+
+    if (!read_entry(tables, txn, "format", &format, sizeof format, error))
+        return false;
+    if (format != FORMAT_VERSION)
+        return fail(error, "its format is of another version of idemd", 0);
+    return read_entry(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id, error) &&
+           read_entry(tables, txn, "secret", facts->secret, sizeof facts->secret, error) &&
+           read_entry(tables, txn, "state", state, STATE_BYTES, error);
+}
+
 bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
                        struct store_error *error)
 {
     uint64_t numbers[5];
     uint8_t bytes[STATE_BYTES];
-    uint32_t format = 0;
     MDB_txn *txn = NULL;
     int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
 
     if (code != 0)
         return fail(error, "facts", code);
-    if ((code = open_tables(tables, txn, 0)) == 0 &&
-        (code = get_meta(tables, txn, "format", &format, sizeof format)) == 0 && format != FORMAT_VERSION) {
+    if ((code = open_tables(tables, txn, 0)) != 0) {
         mdb_txn_abort(txn);
-        return fail(error, "its format is of another version of idemd", 0);
-    }
-    if (code == 0 && (code = get_meta(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id)) == 0 &&
-        (code = get_meta(tables, txn, "secret", facts->secret, sizeof facts->secret)) == 0)
-        code = get_meta(tables, txn, "state", bytes, sizeof bytes);
-    /* Committed, not aborted: else the handles of the tables that it opened would go. */
-    if (code != 0)
-        mdb_txn_abort(txn);
-    else
-        code = mdb_txn_commit(txn);
-    if (code != 0)
         return fail(error, "it has not the tables of a store of idemd", code);
+    }
+    if (!read_entries(tables, txn, facts, bytes, error)) {
+        mdb_txn_abort(txn);
+        return false;
+    }
+    /* Committed, not aborted: else the handles of the tables that it opened would go. */
+    if ((code = mdb_txn_commit(txn)) != 0)
+        return fail(error, "facts", code);
     memcpy(numbers, bytes, sizeof numbers);
     *state = (struct tables_state){.next_number = numbers[0], .log_slots = (uint32_t)numbers[4]};
     state->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};

@@ -3,7 +3,8 @@
  *     finished    place (8 bytes, MDB_INTEGERKEY)                      -> record
  *     unfinished  life (8 bytes, MDB_INTEGERKEY)                       -> record
  *     chunks      place or life (8 bytes), kind (1), chunk (3), big-endian -> XXH3-64 (8 bytes), at most 4,072 bytes of
- * a value meta        "format", "store_id", "secret", "state"              -> see tables.c
+ *                 a value
+ *     meta        "format", "store_id", "secret", "state"              -> XXH3-64 (8 bytes), see tables.c
  *
  * A chunk fills one overflow page at most. Its checksum is seeded with its key, so that a chunk at a wrong place is
  * noticed. */
@@ -34,7 +35,8 @@ struct tables_state {
     uint32_t log_slots; /* so many files the log has */
 };
 
-/* Opens DIR/store (path). false: *error, 65 where it is not a store of ours or of another version. */
+/* Opens DIR/store (path), with room for map_bytes more than its file has now, which may be from a time with a larger
+ * quota. false: *error, 65 where it is not a store of ours or of another version. */
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
                  struct store_error *error);
 void tables_close(struct tables *tables); /* not open: fine */
