@@ -1,5 +1,6 @@
 /* The commit log's door to the disk: one small table of functions, so that a test can be the disk.
  *
+ * Memory, offsets and sizes are multiples of DISK_ALIGN_BYTES, so that the disk may be written past the page cache.
  * Each returns 0 or an errno. A file is a number of at least 0. What is written is on the disk - data, size, and the
  * name of a file that was made - when the function that says so returns, and not before. Functions for different files
  * may be called at the same time on several threads. */
@@ -9,6 +10,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+enum { DISK_ALIGN_BYTES = 4096 };
 
 struct disk {
     /* Opens a file that is there. ENOENT: it is not. */

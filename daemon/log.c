@@ -12,6 +12,9 @@
 #include "daemon/logging.h"
 #include "daemon/memory.h"
 
+enum { STAGED_BYTES_KEPT = 1024 * 1024 };
+_Static_assert((int)BATCH_ALIGN_BYTES == (int)DISK_ALIGN_BYTES, "batches are written as they are");
+
 struct slot {
     int file;
     uint64_t bytes;  /* of the file, written full */
@@ -39,6 +42,9 @@ struct log {
     uint64_t segment, offset;
     uint64_t newest;  /* number of the last change written */
     uint64_t applied; /* number of the last change that is in the tables */
+
+    uint8_t *staged; /* what is written from, aligned; the writing thread's */
+    uint64_t staged_bytes;
 
     struct found *found;
     uint32_t found_count, found_capacity;
@@ -119,7 +125,8 @@ static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct s
     slot_path(log->directory, slot, path);
     if (code != 0)
         return fail_errno(error, "cannot be read", path, code);
-    data = mem_alloc(at->bytes);
+    at->bytes = at->bytes / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES; /* a part at the end was never written */
+    data = mem_pages(at->bytes);
     code = log->disk->read(at->file, 0, data, at->bytes);
     if (code == 0)
         find_batches(log, data, at->bytes, slot, applied);
@@ -236,6 +243,7 @@ void log_close(struct log *log)
     if (log->prepared.file >= 0)
         log->disk->close(log->prepared.file);
     pthread_mutex_destroy(&log->mutex);
+    mem_free(log->staged);
     mem_free(log);
 }
 
@@ -258,7 +266,8 @@ static int fill_slot(struct log *log, uint32_t at)
     int code = 0;
 
     if (slot->bytes < bytes) {
-        uint8_t *zeros = mem_zero(1, bytes - slot->bytes);
+        uint8_t *zeros = mem_pages(bytes - slot->bytes);
+        memset(zeros, 0, bytes - slot->bytes);
         code = log->disk->write(slot->file, slot->bytes, zeros, bytes - slot->bytes);
         mem_free(zeros);
         slot->bytes = bytes;
@@ -331,7 +340,19 @@ static int take_place(struct log *log, uint64_t bytes, uint64_t last, uint64_t *
     return file;
 }
 
-int log_append(struct log *log, uint8_t *batch)
+/* A copy in memory that may be written from. */
+static uint8_t *stage(struct log *log, const uint8_t *batch, uint64_t bytes)
+{
+    if (log->staged_bytes < bytes || log->staged_bytes > STAGED_BYTES_KEPT) {
+        mem_free(log->staged);
+        log->staged_bytes = bytes < STAGED_BYTES_KEPT / 4 ? STAGED_BYTES_KEPT / 4 : bytes;
+        log->staged = mem_pages(log->staged_bytes);
+    }
+    memcpy(log->staged, batch, bytes);
+    return log->staged;
+}
+
+int log_append(struct log *log, const uint8_t *batch)
 {
     struct batch_header header;
     uint64_t segment, offset;
@@ -341,8 +362,9 @@ int log_append(struct log *log, uint8_t *batch)
     log->newest = header.last;
     const uint64_t bytes = batch_padded_bytes(header.bytes);
     const int file = take_place(log, bytes, header.last, &segment, &offset);
-    batch_sign(batch, segment, offset, log->secret);
-    return log->disk->write(file, offset, batch, bytes);
+    uint8_t *const staged = stage(log, batch, bytes);
+    batch_sign(staged, segment, offset, log->secret);
+    return log->disk->write(file, offset, staged, bytes);
 }
 
 void log_applied(struct log *log, uint64_t number)

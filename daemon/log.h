@@ -53,9 +53,9 @@ struct bytes log_batch(const struct log *log, uint32_t n);
  */
 int log_start(struct log *log);
 
-/* Signs a sealed batch, writes and flushes it. Needs room. Returns 0 or an errno: then nothing may be assumed of it,
- * and the log may be used no more. */
-int log_append(struct log *log, uint8_t *batch);
+/* Signs a copy of a sealed batch, writes and flushes it. Needs room. Returns 0 or an errno: then nothing may be assumed
+ * of it, and the log may be used no more. */
+int log_append(struct log *log, const uint8_t *batch);
 /* Is there room for a batch that takes so many bytes, padding included? */
 bool log_has_room(struct log *log, uint64_t padded_bytes);
 /* Every change up to `number` is in the tables, flushed. */

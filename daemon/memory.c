@@ -40,6 +40,13 @@ void *mem_resize(void *old, size_t size)
     return need(realloc(old, at_least_one(size)));
 }
 
+void *mem_pages(size_t size)
+{
+    enum { PAGE_BYTES = 4096 };
+
+    return need(aligned_alloc(PAGE_BYTES, (at_least_one(size) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES));
+}
+
 char *mem_string(const char *string)
 {
     return need(strdup(string));

@@ -9,6 +9,7 @@
 void *mem_alloc(size_t size);              /* not cleared; size may be 0 */
 void *mem_zero(size_t count, size_t size); /* cleared; the product is checked */
 void *mem_resize(void *old, size_t size);
+void *mem_pages(size_t size); /* not cleared; starts at a page */
 char *mem_string(const char *string);
 void mem_free(void *memory); /* NULL is fine */
 

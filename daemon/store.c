@@ -52,7 +52,7 @@ struct unapplied {
 
 /* The writer's job. */
 struct writing {
-    uint8_t *batch;
+    const uint8_t *batch;
     int code;
     uint64_t began_ns, ended_ns;
 };
