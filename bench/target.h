@@ -16,6 +16,7 @@ enum target_step {
 struct target_request {
     enum target_step step;
     uint64_t key;      /* a number that stands for an idempotency key */
+    uint64_t attempt;  /* a number that no other operation has */
     uint64_t sequence; /* which of the connection's requests this is */
     uint64_t fence;    /* of the claim; COMPLETE */
     uint32_t wait_ms;  /* CLAIM: wait for another owner's outcome */
@@ -26,12 +27,16 @@ struct target_reply {
     uint64_t fence;
     bool granted;  /* CLAIM: it may run */
     bool replayed; /* the stored outcome is here */
+    bool pending;  /* another owner has it and did not wait or not long enough: ask again */
     bool failed;   /* an error, or an answer that this step does not expect */
 };
 
+struct load_options;
+struct load_result;
+
 struct target {
-    const char *name;
-    bool in_order; /* replies come in the order of requests */
+    const char *name; /* in --target, up to and with the colon before where it is, if that has to be said */
+    bool in_order;    /* replies come in the order of requests */
     /* Prepares for a run: what is the same in all requests. */
     void (*open)(uint32_t body_bytes);
     size_t (*request_bytes_max)(void);
