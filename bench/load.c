@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
@@ -374,11 +373,9 @@ static void on_end(struct ev_loop *loop, ev_timer *watcher, int events)
 static void on_tick(struct ev_loop *loop, ev_timer *watcher, int events)
 {
     const struct load *load = watcher->data;
-    const double seconds = (double)(plan_now_ns() - load->began_ns) / 1e9;
 
     (void)loop, (void)events;
-    fprintf(stderr, "\r%5.1f s  %10llu operations  %9.0f/s ", seconds, (unsigned long long)load->result->operations,
-            (double)load->result->operations / seconds);
+    plan_progress(load->began_ns, load->result->operations);
 }
 
 /* ---- Connecting -------------------------------------------------------------------------- */
@@ -489,20 +486,11 @@ static void fill(struct load *load)
     free(made);
 }
 
-static double cpu_seconds(void)
-{
-    struct rusage used;
-
-    getrusage(RUSAGE_SELF, &used);
-    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-}
-
 static void start_timers(struct load *load)
 {
     ev_now_update(load->loop);
     ev_timer_init(&load->end, on_end, load->options->seconds, 0.);
-    ev_timer_init(&load->tick, on_tick, 0.5, 0.5);
+    ev_timer_init(&load->tick, on_tick, PLAN_PROGRESS_NS / 1e9, PLAN_PROGRESS_NS / 1e9);
     ev_io_init(&load->due, on_due, load->due_fd, EV_READ);
     load->end.data = load->tick.data = load->due.data = load;
     ev_timer_start(load->loop, &load->end);
@@ -518,12 +506,12 @@ static void stop_timers(struct load *load)
     ev_timer_stop(load->loop, &load->tick);
     ev_io_stop(load->loop, &load->due);
     if (load->options->progress)
-        fprintf(stderr, "\r%60s\r", "");
+        plan_progress_end();
 }
 
 static void run(struct load *load)
 {
-    const double cpu_before = cpu_seconds();
+    const double cpu_before = plan_cpu_seconds();
 
     load->began_ns = plan_now_ns();
     start_timers(load);
@@ -534,7 +522,7 @@ static void run(struct load *load)
             push_free(load, nth_slot(load, n));
     ev_run(load->loop, 0);
     load->result->seconds = (double)(plan_now_ns() - load->began_ns) / 1e9;
-    load->result->busy = (cpu_seconds() - cpu_before) / load->result->seconds;
+    load->result->busy = (plan_cpu_seconds() - cpu_before) / load->result->seconds;
     stop_timers(load);
 }
 
@@ -572,7 +560,7 @@ static void close_load(struct load *load)
     free(load->free);
 }
 
-bool load_run(const struct load_options *options, struct load_result *result)
+static bool run_network(const struct load_options *options, struct load_result *result)
 {
     struct load load = {.options = options,
                         .target = options->target,
@@ -587,4 +575,23 @@ bool load_run(const struct load_options *options, struct load_result *result)
         run(&load);
     close_load(&load);
     return !load.broken;
+}
+
+bool load_run(const struct load_options *options, struct load_result *result)
+{
+    const struct target *target = options->target;
+    struct load_options there = *options;
+    char address[TARGET_ADDRESS_BYTES];
+    bool good;
+
+    if (target->run)
+        return target->run(options, result);
+    if (!target->start)
+        return run_network(options, result);
+    if (!target->start(options->address, address))
+        return false;
+    there.address = address;
+    good = run_network(&there, result);
+    target->stop();
+    return good;
 }

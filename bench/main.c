@@ -9,14 +9,22 @@
 #include "bench/load.h"
 #include "bench/pool.h"
 
-static const struct target *const targets[] = {&target_idem, &target_redis};
+static const struct target *const targets[] = {&target_idem,          &target_redis,     &target_floor_echo,
+                                               &target_floor_durable, &target_floor_log, &target_floor_lmdb};
 
 static const char usage[] =
-    "usage: idem-bench --target idem:ADDRESS|redis:ADDRESS --scenario claim|cycle|replay|mixed|hot-key\n"
+    "usage: idem-bench --target TARGET --scenario claim|cycle|replay|mixed|hot-key\n"
     "                  [--connections N] [--pipeline N] [--rate R] [--seconds S] [--body-bytes N]\n"
     "                  [--keys N] [--first-key N] [--stored] [--json FILE]\n"
     "\n"
-    "  --target       what is measured; ADDRESS is unix:/path or tcp:host:port\n"
+    "  --target       what is measured, each by the same load; ADDRESS is unix:/path or tcp:host:port\n"
+    "                 idem:ADDRESS       idemd\n"
+    "                 redis:ADDRESS      SET NX EX, SET XX EX, GET\n"
+    "                 floor:echo         a server with such a loop, which sends every request back\n"
+    "                 floor:durable:DIR  the same after one write and flush a turn, to a file in DIR\n"
+    "                 floor:log:DIR      no server: the requests' bytes, one write and flush a batch\n"
+    "                 floor:lmdb:DIR     no server: the daemon's store, one commit a batch\n"
+    "                 a batch is connections x pipeline requests, or with --rate what is due; DIR needs 200 MB\n"
     "  --scenario     claim: new keys; cycle: claim, then complete; replay: ask for what is stored;\n"
     "                 mixed: nine in ten ask for what is stored; hot-key: all wait for the same key\n"
     "  --connections  1 .. 10000 (50)\n"

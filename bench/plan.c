@@ -1,6 +1,8 @@
 /* New keys count up from the first; keys asked for again are visited with a stride. */
 #include "bench/plan.h"
 
+#include <stdio.h>
+#include <sys/resource.h>
 #include <time.h>
 
 enum { STRIDE = 7919, HOT_WAIT_MS = 60000 };
@@ -65,4 +67,26 @@ uint64_t plan_now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+double plan_cpu_seconds(void)
+{
+    struct rusage used;
+
+    getrusage(RUSAGE_SELF, &used);
+    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+void plan_progress(uint64_t began_ns, uint64_t operations)
+{
+    const double seconds = (double)(plan_now_ns() - began_ns) / 1e9;
+
+    fprintf(stderr, "\r%5.1f s  %10llu operations  %9.0f/s ", seconds, (unsigned long long)operations,
+            (double)operations / seconds);
+}
+
+void plan_progress_end(void)
+{
+    fprintf(stderr, "\r%60s\r", "");
 }

@@ -34,5 +34,11 @@ bool plan_fills(const struct plan *plan);
 struct target_request plan_request(const struct plan *plan, const struct operation *operation);
 
 uint64_t plan_now_ns(void);
+/* What this process has run so far. */
+double plan_cpu_seconds(void);
+
+#define PLAN_PROGRESS_NS 500000000u /* between two of these */
+void plan_progress(uint64_t began_ns, uint64_t operations);
+void plan_progress_end(void);
 
 #endif
