@@ -12,49 +12,58 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/plan.h"
+
+enum {
+    READ_BYTES = 65536,  /* room for each read */
+    DUE_STEP_NS = 50000, /* the open loop wakes up no more often */
+    LATE_ANSWERS_S = 10, /* how long answers may take after the end */
+    SLOT_BITS = 10,      /* of a request's sequence; above them it counts, so that none is used twice */
+};
+_Static_assert(LOAD_PIPELINE_MAX <= 1 << SLOT_BITS, "a slot's number fits");
+
 struct slot {
-    uint64_t began_ns, key, fence;
-    enum target_step step;
+    struct operation operation;
+    struct connection *connection;
     bool busy;
-    bool completes; /* a claim that is followed by its outcome */
 };
 
 struct connection {
     struct load *load;
     ev_io readable, writable;
     int fd;
+    bool dirty; /* has something to send when the turn ends */
     struct slot *slots;
     uint32_t *order; /* in_order targets: slots by when their requests were sent, a ring */
     uint32_t order_first, order_count;
     uint8_t *out, *in;
     size_t out_size, out_sent, out_capacity, in_size, in_capacity;
-    uint32_t busy;
+    uint64_t sent; /* requests */
 };
 
 struct load {
     const struct load_options *options;
+    const struct target *target;
     struct load_result *result;
+    struct plan plan;
     struct ev_loop *loop;
-    struct connection *connections;
-    ev_timer end, tick, due;
+    struct connection *connections, **dirty;
+    struct slot *slots;
+    uint32_t *free; /* open loop: slots with nothing to do, a ring; the longest idle first */
+    uint32_t slot_count, free_first, free_count, dirty_count, busy;
+    size_t request_bytes_max;
+    ev_timer end, tick;
+    ev_io due;
     ev_prepare flush;
-    uint64_t next_key, started, replay_cursor;
+    int due_fd;
+    uint64_t now_ns;              /* when the replies at hand were read */
     uint64_t began_ns, due_count; /* open loop: operations begun so far */
-    uint32_t next_connection;
-    bool ending, broken, filling;
+    bool broken;
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
 
 static void *need(void *memory)
 {
@@ -73,66 +82,65 @@ static void fail(struct load *load, const char *what)
     ev_break(load->loop, EVBREAK_ALL);
 }
 
+/* Closed loop: a slot that is done begins again, as long as there is something to begin. */
+static bool is_closed(const struct load *load)
+{
+    return load->plan.filling || load->options->rate == 0;
+}
+
 /* ---- Sending --------------------------------------------------------------------- */
 
-static void send_step(struct connection *connection, uint32_t at)
+static void make_room(struct connection *connection, size_t bytes)
 {
-    const struct load_options *options = connection->load->options;
-    struct slot *slot = &connection->slots[at];
-    const struct target_request request = {.step = slot->step,
-                                           .key = slot->key,
-                                           .sequence = at,
-                                           .fence = slot->fence,
-                                           .wait_ms = options->scenario == LOAD_HOT_KEY ? 60000 : 0};
-    const size_t most = options->target->request_bytes_max();
-
-    if (connection->out_capacity - connection->out_size < most) {
-        connection->out_capacity = 2 * connection->out_capacity + most;
-        connection->out = need(realloc(connection->out, connection->out_capacity));
-    }
-    connection->out_size += options->target->put(&request, connection->out + connection->out_size);
-    connection->order[(connection->order_first + connection->order_count++) % options->pipeline] = at;
+    if (connection->out_capacity - connection->out_size >= bytes)
+        return;
+    connection->out_capacity = 2 * connection->out_capacity + bytes;
+    connection->out = need(realloc(connection->out, connection->out_capacity));
 }
 
-static void choose(struct load *load, struct slot *slot)
+static void push_order(struct connection *connection, uint32_t at)
 {
-    const struct load_options *options = load->options;
-    const bool stored = !load->filling && (options->scenario == LOAD_REPLAY ||
-                                           (options->scenario == LOAD_MIXED && load->started % 10 != 0));
+    const uint32_t pipeline = connection->load->options->pipeline;
+    const uint32_t last = connection->order_first + connection->order_count++;
 
-    slot->step = stored ? STEP_REPLAY : STEP_CLAIM;
-    slot->completes = !stored && options->scenario != LOAD_CLAIM;
-    slot->fence = 0;
-    if (stored) {
-        /* A stride that visits all keys in an order that is none for a cache. */
-        load->replay_cursor = (load->replay_cursor + 7919) % options->keys;
-        slot->key = options->first_key + load->replay_cursor;
-    } else if (options->scenario == LOAD_HOT_KEY) {
-        slot->key = load->next_key;
-    } else {
-        slot->key = load->next_key++;
-    }
-    load->started++;
+    connection->order[last < pipeline ? last : last - pipeline] = at;
 }
 
-static bool exhausted(const struct load *load)
+static uint32_t shift_order(struct connection *connection)
 {
-    const struct load_options *options = load->options;
-    const bool limited = load->filling || options->scenario == LOAD_CLAIM || options->scenario == LOAD_CYCLE;
+    const uint32_t at = connection->order[connection->order_first];
 
-    return load->ending || (limited && options->keys && load->started >= options->keys);
+    if (++connection->order_first == connection->load->options->pipeline)
+        connection->order_first = 0;
+    connection->order_count--;
+    return at;
 }
 
-/* Begins an operation in a free slot of this connection. */
-static void begin(struct connection *connection, uint32_t at, uint64_t began_ns)
+static void send_step(struct slot *slot)
 {
-    struct slot *slot = &connection->slots[at];
+    struct connection *connection = slot->connection;
+    struct load *load = connection->load;
+    const uint32_t at = (uint32_t)(slot - connection->slots);
+    struct target_request request = plan_request(&load->plan, &slot->operation);
 
-    choose(connection->load, slot);
+    request.sequence = connection->sent++ << SLOT_BITS | at;
+    make_room(connection, load->request_bytes_max);
+    connection->out_size += load->target->put(&request, connection->out + connection->out_size);
+    if (load->target->in_order)
+        push_order(connection, at);
+    if (connection->dirty)
+        return;
+    connection->dirty = true;
+    load->dirty[load->dirty_count++] = connection;
+}
+
+static void begin(struct load *load, struct slot *slot, uint64_t began_ns)
+{
+    plan_next(&load->plan, &slot->operation);
+    slot->operation.began_ns = began_ns;
     slot->busy = true;
-    slot->began_ns = began_ns;
-    connection->busy++;
-    send_step(connection, at);
+    load->busy++;
+    send_step(slot);
 }
 
 static bool flush(struct connection *connection)
@@ -155,55 +163,106 @@ static bool flush(struct connection *connection)
     return true;
 }
 
+static void flush_all(struct load *load)
+{
+    for (uint32_t i = 0; i < load->dirty_count; i++) {
+        load->dirty[i]->dirty = false;
+        if (!flush(load->dirty[i]))
+            fail(load, strerror(errno));
+    }
+    load->dirty_count = 0;
+}
+
 /* ---- Answers ---------------------------------------------------------------------- */
 
-static void finish(struct connection *connection, uint32_t at, bool failed)
+static void push_free(struct load *load, struct slot *slot)
 {
-    struct load *load = connection->load;
-    struct slot *slot = &connection->slots[at];
-    const uint64_t now = now_ns();
+    const uint64_t last = (uint64_t)load->free_first + load->free_count++;
 
+    load->free[last < load->slot_count ? last : last - load->slot_count] = (uint32_t)(slot - load->slots);
+}
+
+static struct slot *shift_free(struct load *load)
+{
+    struct slot *slot = &load->slots[load->free[load->free_first]];
+
+    if (++load->free_first == load->slot_count)
+        load->free_first = 0;
+    load->free_count--;
+    return slot;
+}
+
+static void finish(struct load *load, struct slot *slot, bool failed)
+{
     slot->busy = false;
-    connection->busy--;
+    load->busy--;
     load->result->operations++;
     load->result->errors += failed;
-    histogram_add(&load->result->latency_ns, now - slot->began_ns);
-    if (exhausted(load)) {
-        for (uint32_t i = 0; i < load->options->connections; i++)
-            if (load->connections[i].busy)
-                return;
+    histogram_add(&load->result->latency_ns, load->now_ns - slot->operation.began_ns);
+    plan_done(&load->plan, &slot->operation);
+    if (!is_closed(load))
+        push_free(load, slot);
+    else if (!plan_exhausted(&load->plan))
+        begin(load, slot, load->now_ns);
+    if (load->busy == 0 && plan_exhausted(&load->plan))
         ev_break(load->loop, EVBREAK_ALL);
-    } else if (!load->options->rate || load->filling) {
-        begin(connection, at, now);
+}
+
+static void answered(struct load *load, struct slot *slot, const struct target_reply *reply)
+{
+    struct operation *operation = &slot->operation;
+
+    if (operation->step == STEP_CLAIM && operation->completes && reply->granted) {
+        operation->step = STEP_COMPLETE;
+        operation->fence = reply->fence;
+        send_step(slot);
+    } else if (reply->pending && load->options->scenario == LOAD_HOT_KEY) {
+        operation->step = STEP_REPLAY;
+        send_step(slot);
+    } else {
+        const bool missing = operation->step == STEP_REPLAY && !reply->replayed;
+        finish(load, slot, reply->failed || reply->pending || missing);
     }
 }
 
-static void answered(struct connection *connection, const struct target_reply *reply)
+/* Whose reply it is; NULL where it is nobody's. */
+static struct slot *slot_of(struct connection *connection, const struct target_reply *reply)
+{
+    const struct load *load = connection->load;
+    uint64_t at = reply->sequence & ((1 << SLOT_BITS) - 1);
+
+    if (load->target->in_order) {
+        if (connection->order_count == 0)
+            return NULL;
+        at = shift_order(connection);
+    }
+    return at < load->options->pipeline && connection->slots[at].busy ? &connection->slots[at] : NULL;
+}
+
+/* Returns the bytes that are no whole reply yet, at the end of what is there. */
+static size_t take_replies(struct connection *connection)
 {
     struct load *load = connection->load;
-    const struct load_options *options = load->options;
-    const uint32_t first = connection->order[connection->order_first];
-    const uint32_t at = options->target->in_order ? first : (uint32_t)reply->sequence;
-    struct slot *slot;
+    const uint8_t *at = connection->in;
+    size_t left = connection->in_size;
 
-    if (at >= options->pipeline || !connection->slots[at].busy) {
-        fail(load, "a reply to nothing that was asked");
-        return;
+    while (!load->broken) {
+        struct target_reply reply;
+        struct slot *slot;
+        const size_t bytes = load->target->get(at, left, &reply);
+
+        if (bytes == 0)
+            break;
+        slot = bytes == SIZE_MAX ? NULL : slot_of(connection, &reply);
+        if (!slot) {
+            fail(load, "sent what is no reply to anything that was asked");
+            break;
+        }
+        at += bytes;
+        left -= bytes;
+        answered(load, slot, &reply);
     }
-    if (options->target->in_order)
-        connection->order_first = (connection->order_first + 1) % options->pipeline;
-    connection->order_count--;
-    slot = &connection->slots[at];
-    if (slot->step == STEP_CLAIM && slot->completes && reply->granted) {
-        slot->step = STEP_COMPLETE;
-        slot->fence = reply->fence;
-        send_step(connection, at);
-        return;
-    }
-    /* The hot key is done: the next one gets hot. */
-    if (options->scenario == LOAD_HOT_KEY && slot->step == STEP_COMPLETE && slot->key == load->next_key)
-        load->next_key++;
-    finish(connection, at, reply->failed || (slot->step == STEP_REPLAY && !reply->replayed));
+    return left;
 }
 
 static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
@@ -211,11 +270,11 @@ static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
     struct connection *connection = watcher->data;
     struct load *load = connection->load;
     ssize_t size;
-    size_t at = 0;
+    size_t left;
 
     (void)loop, (void)events;
-    if (connection->in_capacity - connection->in_size < 65536) {
-        connection->in_capacity = connection->in_capacity * 2 + 131072;
+    if (connection->in_capacity - connection->in_size < READ_BYTES) {
+        connection->in_capacity = 2 * (connection->in_capacity + READ_BYTES);
         connection->in = need(realloc(connection->in, connection->in_capacity));
     }
     size = recv(connection->fd, connection->in + connection->in_size, connection->in_capacity - connection->in_size,
@@ -225,21 +284,12 @@ static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
             fail(load, size == 0 ? "closed the connection" : strerror(errno));
         return;
     }
+    load->now_ns = plan_now_ns();
     connection->in_size += (size_t)size;
-    while (!load->broken) {
-        struct target_reply reply;
-        const size_t bytes = load->options->target->get(connection->in + at, connection->in_size - at, &reply);
-        if (bytes == 0)
-            break;
-        if (bytes == SIZE_MAX) {
-            fail(load, "sent what is no reply");
-            return;
-        }
-        at += bytes;
-        answered(connection, &reply);
-    }
-    memmove(connection->in, connection->in + at, connection->in_size - at);
-    connection->in_size -= at;
+    left = take_replies(connection);
+    if (left && left < connection->in_size)
+        memmove(connection->in, connection->in + connection->in_size - left, left);
+    connection->in_size = left;
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
@@ -251,48 +301,56 @@ static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
         fail(connection->load, strerror(errno));
 }
 
-/* Everything that a turn made is sent at once: a system call a connection, not a request. */
+/* ---- Time ----------------------------------------------------------------------------- */
+
+static uint64_t due_ns(const struct load *load)
+{
+    return load->began_ns + (uint64_t)((double)load->due_count * 1e9 / load->options->rate);
+}
+
+static void wake_at(struct load *load, uint64_t at_ns)
+{
+    const struct itimerspec when = {
+        .it_value = {.tv_sec = (time_t)(at_ns / 1000000000u), .tv_nsec = (long)(at_ns % 1000000000u)}};
+
+    if (timerfd_settime(load->due_fd, TFD_TIMER_ABSTIME, &when, NULL) != 0)
+        fail(load, strerror(errno));
+}
+
+/* The open loop: begins what is due, in the slots that were idle longest. Where there is none, the next answer is what
+ * it waits for. */
+static void begin_due(struct load *load)
+{
+    const uint64_t now = plan_now_ns();
+
+    while (load->free_count && !plan_exhausted(&load->plan) && due_ns(load) <= now) {
+        struct slot *slot = shift_free(load);
+        begin(load, slot, due_ns(load));
+        load->due_count++;
+    }
+    if (load->free_count && !plan_exhausted(&load->plan))
+        wake_at(load, due_ns(load) > now + DUE_STEP_NS ? due_ns(load) : now + DUE_STEP_NS);
+}
+
+/* The end of a turn. Everything that it made is sent at once: a system call a connection, not a request. */
 static void on_flush(struct ev_loop *loop, ev_prepare *watcher, int events)
 {
     struct load *load = watcher->data;
 
     (void)loop, (void)events;
-    for (uint32_t i = 0; i < load->options->connections; i++)
-        if (load->connections[i].out_sent < load->connections[i].out_size && !flush(&load->connections[i]))
-            fail(load, strerror(errno));
+    if (!is_closed(load))
+        begin_due(load);
+    flush_all(load);
 }
 
-/* ---- Time ----------------------------------------------------------------------------- */
-
-/* The open loop: begins what is due, on the next connection with a free slot. */
-static void on_due(struct ev_loop *loop, ev_timer *watcher, int events)
+/* Something is due; the end of the turn looks at it. */
+static void on_due(struct ev_loop *loop, ev_io *watcher, int events)
 {
-    struct load *load = watcher->data;
-    const struct load_options *options = load->options;
-    const double period_ns = 1e9 / options->rate;
-    const uint64_t now = now_ns();
+    uint64_t times;
 
     (void)loop, (void)events;
-    while (!exhausted(load)) {
-        const uint64_t due_ns = load->began_ns + (uint64_t)((double)load->due_count * period_ns);
-        struct connection *connection = NULL;
-        uint32_t at = 0;
-
-        if (due_ns > now)
-            break;
-        for (uint32_t i = 0; i < options->connections && !connection; i++) {
-            struct connection *candidate = &load->connections[(load->next_connection + i) % options->connections];
-            if (candidate->busy < options->pipeline)
-                connection = candidate;
-        }
-        if (!connection)
-            break;
-        load->next_connection = (uint32_t)(connection - load->connections) + 1;
-        while (connection->slots[at].busy)
-            at++;
-        load->due_count++;
-        begin(connection, at, due_ns);
-    }
+    if (read(watcher->fd, &times, sizeof times) < 0 && errno != EAGAIN)
+        fail(watcher->data, strerror(errno));
 }
 
 static void on_end(struct ev_loop *loop, ev_timer *watcher, int events)
@@ -300,27 +358,24 @@ static void on_end(struct ev_loop *loop, ev_timer *watcher, int events)
     struct load *load = watcher->data;
 
     (void)events;
-    if (load->ending)
+    if (load->plan.ending)
         fail(load, "did not answer within ten seconds after the end of the load");
-    load->ending = true;
-    for (uint32_t i = 0; i < load->options->connections; i++)
-        if (load->connections[i].busy) {
-            ev_timer_stop(loop, watcher);
-            ev_timer_set(watcher, 10., 0.);
-            ev_timer_start(loop, watcher);
-            return;
-        }
-    ev_break(loop, EVBREAK_ALL);
+    load->plan.ending = true;
+    if (load->busy == 0) {
+        ev_break(loop, EVBREAK_ALL);
+        return;
+    }
+    ev_timer_stop(loop, watcher);
+    ev_timer_set(watcher, LATE_ANSWERS_S, 0.);
+    ev_timer_start(loop, watcher);
 }
 
 static void on_tick(struct ev_loop *loop, ev_timer *watcher, int events)
 {
     const struct load *load = watcher->data;
-    const double seconds = (double)(now_ns() - load->began_ns) / 1e9;
 
     (void)loop, (void)events;
-    fprintf(stderr, "\r%5.1f s  %10llu operations  %9.0f/s ", seconds, (unsigned long long)load->result->operations,
-            (double)load->result->operations / seconds);
+    plan_progress(load->began_ns, load->result->operations);
 }
 
 /* ---- Connecting -------------------------------------------------------------------------- */
@@ -361,8 +416,9 @@ static int connect_tcp(const char *host_port)
     return fd;
 }
 
-static bool open_connection(struct load *load, struct connection *connection)
+static bool open_connection(struct load *load, uint32_t at)
 {
+    struct connection *connection = &load->connections[at];
     const char *address = load->options->address;
     const uint32_t pipeline = load->options->pipeline;
 
@@ -372,7 +428,9 @@ static bool open_connection(struct load *load, struct connection *connection)
                                                         : -1;
     if (connection->fd < 0)
         return false;
-    connection->slots = need(calloc(pipeline, sizeof *connection->slots));
+    connection->slots = load->slots + (size_t)at * pipeline;
+    for (uint32_t i = 0; i < pipeline; i++)
+        connection->slots[i].connection = connection;
     connection->order = need(calloc(pipeline, sizeof *connection->order));
     ev_io_init(&connection->readable, on_readable, connection->fd, EV_READ);
     ev_io_init(&connection->writable, on_writable, connection->fd, EV_WRITE);
@@ -381,102 +439,159 @@ static bool open_connection(struct load *load, struct connection *connection)
     return true;
 }
 
-static void close_connections(struct load *load)
+static void close_connection(struct load *load, struct connection *connection)
 {
-    for (uint32_t i = 0; i < load->options->connections; i++) {
-        struct connection *connection = &load->connections[i];
-        if (!connection->load)
-            continue;
-        if (connection->slots) {
-            ev_io_stop(load->loop, &connection->readable);
-            ev_io_stop(load->loop, &connection->writable);
-        }
-        if (connection->fd >= 0)
-            close(connection->fd);
-        free(connection->slots);
-        free(connection->order);
-        free(connection->in);
-        free(connection->out);
-    }
-    free(load->connections);
+    if (!connection->load || connection->fd < 0)
+        return;
+    ev_io_stop(load->loop, &connection->readable);
+    ev_io_stop(load->loop, &connection->writable);
+    close(connection->fd);
+    free(connection->order);
+    free(connection->in);
+    free(connection->out);
 }
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
-static void start_all(struct load *load)
+/* Slots take turns over the connections, so that the first operations are spread. */
+static struct slot *nth_slot(struct load *load, uint32_t n)
 {
-    const struct load_options *options = load->options;
+    const uint32_t connections = load->options->connections;
 
-    load->began_ns = now_ns();
-    for (uint32_t at = 0; at < options->pipeline; at++)
-        for (uint32_t i = 0; i < options->connections; i++)
-            if (!exhausted(load))
-                begin(&load->connections[i], at, now_ns());
+    return &load->connections[n % connections].slots[n / connections];
+}
+
+static void begin_all(struct load *load)
+{
+    load->began_ns = load->now_ns = plan_now_ns();
+    for (uint32_t n = 0; n < load->slot_count && !plan_exhausted(&load->plan); n++)
+        begin(load, nth_slot(load, n), load->now_ns);
 }
 
 /* Makes the keys that are asked for later. */
 static void fill(struct load *load)
 {
-    struct load_result made = {0}, *result = load->result;
+    struct load_result *result = load->result;
+    struct load_result *made = need(calloc(1, sizeof *made));
 
-    load->filling = true;
-    load->result = &made;
-    start_all(load);
+    load->plan.filling = true;
+    load->result = made;
+    begin_all(load);
     ev_run(load->loop, 0);
-    load->filling = false;
+    load->plan.filling = false;
+    load->plan.started = 0;
     load->result = result;
-    load->started = 0;
-    if (made.errors)
+    if (made->errors)
         fail(load, "the keys to ask for could not be made");
+    free(made);
+}
+
+static void start_timers(struct load *load)
+{
+    ev_now_update(load->loop);
+    ev_timer_init(&load->end, on_end, load->options->seconds, 0.);
+    ev_timer_init(&load->tick, on_tick, PLAN_PROGRESS_NS / 1e9, PLAN_PROGRESS_NS / 1e9);
+    ev_io_init(&load->due, on_due, load->due_fd, EV_READ);
+    load->end.data = load->tick.data = load->due.data = load;
+    ev_timer_start(load->loop, &load->end);
+    if (load->options->progress)
+        ev_timer_start(load->loop, &load->tick);
+    if (!is_closed(load))
+        ev_io_start(load->loop, &load->due);
+}
+
+static void stop_timers(struct load *load)
+{
+    ev_timer_stop(load->loop, &load->end);
+    ev_timer_stop(load->loop, &load->tick);
+    ev_io_stop(load->loop, &load->due);
+    if (load->options->progress)
+        plan_progress_end();
 }
 
 static void run(struct load *load)
 {
-    const struct load_options *options = load->options;
+    const double cpu_before = plan_cpu_seconds();
 
-    load->began_ns = now_ns();
-    ev_now_update(load->loop);
-    ev_timer_init(&load->end, on_end, options->seconds, 0.);
-    ev_timer_init(&load->tick, on_tick, 0.5, 0.5);
-    ev_timer_init(&load->due, on_due, 0., 0.0005);
-    load->end.data = load->tick.data = load->due.data = load;
-    ev_timer_start(load->loop, &load->end);
-    if (options->progress)
-        ev_timer_start(load->loop, &load->tick);
-    if (options->rate)
-        ev_timer_start(load->loop, &load->due);
+    load->began_ns = plan_now_ns();
+    start_timers(load);
+    if (is_closed(load))
+        begin_all(load);
     else
-        start_all(load);
+        for (uint32_t n = 0; n < load->slot_count; n++)
+            push_free(load, nth_slot(load, n));
     ev_run(load->loop, 0);
-    load->result->seconds = (double)(now_ns() - load->began_ns) / 1e9;
-    ev_timer_stop(load->loop, &load->end);
-    ev_timer_stop(load->loop, &load->tick);
-    ev_timer_stop(load->loop, &load->due);
-    if (options->progress)
-        fprintf(stderr, "\r%60s\r", "");
+    load->result->seconds = (double)(plan_now_ns() - load->began_ns) / 1e9;
+    load->result->busy = (plan_cpu_seconds() - cpu_before) / load->result->seconds;
+    stop_timers(load);
+}
+
+static void open_load(struct load *load, const struct load_options *options)
+{
+    load->slot_count = options->connections * options->pipeline;
+    load->loop = need(ev_loop_new(EVFLAG_AUTO));
+    load->connections = need(calloc(options->connections, sizeof *load->connections));
+    load->dirty = need(calloc(options->connections, sizeof *load->dirty));
+    load->slots = need(calloc(load->slot_count, sizeof *load->slots));
+    load->free = need(calloc(load->slot_count, sizeof *load->free));
+    load->target->open(options->body_bytes);
+    load->request_bytes_max = load->target->request_bytes_max();
+    load->due_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (load->due_fd < 0)
+        fail(load, strerror(errno));
+    for (uint32_t i = 0; i < options->connections && !load->broken; i++)
+        if (!open_connection(load, i))
+            fail(load, "cannot connect");
+    ev_prepare_init(&load->flush, on_flush);
+    load->flush.data = load;
+    ev_prepare_start(load->loop, &load->flush);
+}
+
+static void close_load(struct load *load)
+{
+    for (uint32_t i = 0; i < load->options->connections; i++)
+        close_connection(load, &load->connections[i]);
+    if (load->due_fd >= 0)
+        close(load->due_fd);
+    ev_loop_destroy(load->loop);
+    free(load->connections);
+    free(load->dirty);
+    free(load->slots);
+    free(load->free);
+}
+
+static bool run_network(const struct load_options *options, struct load_result *result)
+{
+    struct load load = {.options = options,
+                        .target = options->target,
+                        .result = result,
+                        .plan = {.options = options, .next_key = options->first_key}};
+
+    *result = (struct load_result){0};
+    open_load(&load, options);
+    if (plan_fills(&load.plan) && !load.broken)
+        fill(&load);
+    if (!load.broken)
+        run(&load);
+    close_load(&load);
+    return !load.broken;
 }
 
 bool load_run(const struct load_options *options, struct load_result *result)
 {
-    struct load load = {.options = options, .result = result, .loop = ev_loop_new(EVFLAG_AUTO)};
-    const bool asks = options->scenario == LOAD_REPLAY || options->scenario == LOAD_MIXED;
+    const struct target *target = options->target;
+    struct load_options there = *options;
+    char address[TARGET_ADDRESS_BYTES];
+    bool good;
 
-    *result = (struct load_result){0};
-    need(load.loop);
-    load.next_key = options->first_key;
-    load.connections = need(calloc(options->connections, sizeof *load.connections));
-    options->target->open(options->body_bytes);
-    for (uint32_t i = 0; i < options->connections && !load.broken; i++)
-        if (!open_connection(&load, &load.connections[i]))
-            fail(&load, "cannot connect");
-    ev_prepare_init(&load.flush, on_flush);
-    load.flush.data = &load;
-    ev_prepare_start(load.loop, &load.flush);
-    if (asks && !load.broken)
-        fill(&load);
-    if (!load.broken)
-        run(&load);
-    close_connections(&load);
-    ev_loop_destroy(load.loop);
-    return !load.broken;
+    if (target->run)
+        return target->run(options, result);
+    if (!target->start)
+        return run_network(options, result);
+    if (!target->start(options->address, address))
+        return false;
+    there.address = address;
+    good = run_network(&there, result);
+    target->stop();
+    return good;
 }

@@ -8,6 +8,8 @@
 #include "bench/histogram.h"
 #include "bench/target.h"
 
+enum { LOAD_CONNECTIONS_MAX = 10000, LOAD_PIPELINE_MAX = 1000 };
+
 enum load_scenario {
     LOAD_CLAIM,   /* new keys only */
     LOAD_CYCLE,   /* claim, then complete */
@@ -26,6 +28,7 @@ struct load_options {
     double seconds;
     uint32_t body_bytes;
     uint64_t keys; /* of REPLAY and MIXED; CLAIM and CYCLE end after so many, where not 0 */
+    bool stored;   /* REPLAY, MIXED: the keys are there already */
     uint64_t first_key;
     bool progress;
 };
@@ -33,6 +36,7 @@ struct load_options {
 struct load_result {
     uint64_t operations, errors;
     double seconds;
+    double busy;                 /* the part of that in which the generator's thread ran: near 1, it was the limit */
     struct histogram latency_ns; /* of whole operations; in the open loop from when they should have been sent */
 };
 

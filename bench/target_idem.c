@@ -4,30 +4,28 @@
 #include "bench/target.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/pool.h"
 #include "idem/v1/idem.pb-c.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
-
-enum { KEY_BYTES = 24 };
 
 /* A packed request with the places of what differs. */
 struct template
 {
     uint8_t *frame;
-    size_t size, id, key, attempt, fence;
+    size_t size, id, key, fingerprint, attempt, fence, body, body_bytes;
 };
 
 static struct template claim, claim_waiting, complete;
-static uint8_t *body;
 
-static const char key_mark[KEY_BYTES + 1] = "KEYKEYKEYKEYKEYKEYKEYKEY";
+static const char key_mark[POOL_KEY_BYTES + 1] = "KEYKEYKEYKEYKEYKEYKEYKEY";
+static const uint8_t fingerprint_mark[32] = "FINGERPRINTFINGERPRINTFINGERPRIN";
 static const uint8_t attempt_mark[16] = "ATTEMPTATTEMPTAT";
 static const uint64_t fence_mark = 0x0010203040506070u;
-static const uint64_t id_base = 1ull << 32; /* ids with a varint of five bytes */
+static const uint64_t id_base = 1ull << 41; /* ids with a varint of six bytes */
 
 static size_t find(const struct template *template, const void *mark, size_t size)
 {
@@ -49,7 +47,7 @@ static struct template pack(const Idem__V1__Request *request)
     frame_put_header(template.frame, (uint32_t)size);
     idem__v1__request__pack(request, template.frame + IDEM_FRAME_HEADER_BYTES);
     template.id = IDEM_FRAME_HEADER_BYTES + 1; /* field 1 is packed first */
-    template.key = find(&template, key_mark, KEY_BYTES);
+    template.key = find(&template, key_mark, POOL_KEY_BYTES);
     return template;
 }
 
@@ -58,14 +56,13 @@ static struct template pack_claim(uint32_t wait_ms)
     Idem__V1__OperationId op = IDEM__V1__OPERATION_ID__INIT;
     Idem__V1__BeginRequest begin = IDEM__V1__BEGIN_REQUEST__INIT;
     Idem__V1__Request request = IDEM__V1__REQUEST__INIT;
-    static uint8_t fingerprint[32] = "a digest of what is asked for..";
     struct template template;
 
     op.namespace_ = (char *)(uintptr_t) "bench";
     op.key = (char *)(uintptr_t)key_mark;
     begin.op = &op;
     begin.operation = (char *)(uintptr_t) "POST /charges";
-    begin.fingerprint = (ProtobufCBinaryData){sizeof fingerprint, fingerprint};
+    begin.fingerprint = (ProtobufCBinaryData){sizeof fingerprint_mark, (uint8_t *)(uintptr_t)fingerprint_mark};
     begin.attempt_id = (ProtobufCBinaryData){sizeof attempt_mark, (uint8_t *)(uintptr_t)attempt_mark};
     begin.owner = (char *)(uintptr_t) "bench pid 4711";
     begin.wait_ms = wait_ms;
@@ -73,21 +70,21 @@ static struct template pack_claim(uint32_t wait_ms)
     request.call_case = IDEM__V1__REQUEST__CALL_BEGIN;
     request.begin = &begin;
     template = pack(&request);
+    template.fingerprint = find(&template, fingerprint_mark, sizeof fingerprint_mark);
     template.attempt = find(&template, attempt_mark, sizeof attempt_mark);
     return template;
 }
 
-static void open_idem(uint32_t body_bytes)
+/* The body is what a Complete ends with. */
+static struct template pack_complete(uint32_t body_bytes)
 {
     Idem__V1__OperationId op = IDEM__V1__OPERATION_ID__INIT;
     Idem__V1__Outcome outcome = IDEM__V1__OUTCOME__INIT;
     Idem__V1__CompleteRequest done = IDEM__V1__COMPLETE_REQUEST__INIT;
     Idem__V1__Request request = IDEM__V1__REQUEST__INIT;
+    uint8_t *body = (uint8_t *)(uintptr_t)pool_value(0, POOL_BODY);
+    struct template template;
 
-    body = malloc(body_bytes + 1);
-    if (!body)
-        abort();
-    memset(body, 'b', body_bytes + 1);
     op.namespace_ = (char *)(uintptr_t) "bench";
     op.key = (char *)(uintptr_t)key_mark;
     outcome.kind = IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_SUCCEEDED;
@@ -99,8 +96,17 @@ static void open_idem(uint32_t body_bytes)
     request.id = id_base;
     request.call_case = IDEM__V1__REQUEST__CALL_COMPLETE;
     request.complete = &done;
-    complete = pack(&request);
-    complete.fence = find(&complete, &fence_mark, sizeof fence_mark);
+    template = pack(&request);
+    template.fence = find(&template, &fence_mark, sizeof fence_mark);
+    template.body_bytes = body_bytes;
+    template.body = template.size - body_bytes;
+    assert(memcmp(template.frame + template.body, body, body_bytes) == 0);
+    return template;
+}
+
+static void open_idem(uint32_t body_bytes)
+{
+    complete = pack_complete(body_bytes);
     claim = pack_claim(0);
     claim_waiting = pack_claim(IDEM_WAIT_MS_MAX);
 }
@@ -115,17 +121,17 @@ static size_t put_request(const struct target_request *request, uint8_t *out)
     const struct template *template = request->step == STEP_COMPLETE ? &complete
                                       : request->wait_ms             ? &claim_waiting
                                                                      : &claim;
-    const uint64_t attempt[2] = {request->key, request->sequence};
-    char key[KEY_BYTES + 1];
 
-    memcpy(out, template->frame, template->size);
+    memcpy(out, template->frame, template->size - template->body_bytes);
     frame_put_varint(out + template->id, id_base + request->sequence);
-    snprintf(key, sizeof key, "%024llx", (unsigned long long)request->key);
-    memcpy(out + template->key, key, KEY_BYTES);
-    if (template->attempt)
-        memcpy(out + template->attempt, attempt, sizeof attempt);
-    if (template->fence)
+    pool_put_key(out + template->key, request->key);
+    if (request->step == STEP_COMPLETE) {
         memcpy(out + template->fence, &request->fence, sizeof request->fence);
+        memcpy(out + template->body, pool_value(request->key, POOL_BODY), template->body_bytes);
+    } else {
+        memcpy(out + template->fingerprint, pool_value(request->key, POOL_FINGERPRINT), sizeof fingerprint_mark);
+        pool_put_attempt(out + template->attempt, request->attempt);
+    }
     return template->size;
 }
 
@@ -176,6 +182,11 @@ static void read_result(uint32_t call, const uint8_t *at, const uint8_t *end, st
     }
     reply->granted = call == 11 && answer == IDEM__V1__BEGIN_RESPONSE__ANSWER__ANSWER_EXECUTE;
     reply->replayed = call == 11 && answer == IDEM__V1__BEGIN_RESPONSE__ANSWER__ANSWER_REPLAY;
+    reply->pending = call == 11 && answer == IDEM__V1__BEGIN_RESPONSE__ANSWER__ANSWER_RUNNING;
+    if (reply->pending) {
+        reply->failed = false;
+        return;
+    }
     reply->failed = call == 12 ? answer != IDEM__V1__OWNERSHIP__OWNERSHIP_HELD : !reply->granted && !reply->replayed;
 }
 
@@ -206,4 +217,4 @@ static size_t get_reply(const uint8_t *data, size_t size, struct target_reply *r
 }
 
 const struct target target_idem = {
-    .name = "idem", .open = open_idem, .request_bytes_max = request_bytes_max, .put = put_request, .get = get_reply};
+    .name = "idem:", .open = open_idem, .request_bytes_max = request_bytes_max, .put = put_request, .get = get_reply};
