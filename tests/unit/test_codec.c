@@ -1,5 +1,5 @@
-/* The short way of a message from bytes to a call against the way through protobuf-c: the same call for random Requests
- * that the scan passes. */
+/* The short ways of a message, from bytes to a call and from a reply to bytes, against the ways through protobuf-c: the
+ * same call, the same bytes, for random Requests that the scan passes and for random replies. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,11 +10,14 @@
 
 #include "daemon/request.h"
 #include "daemon/request_wire.h"
+#include "daemon/response.h"
+#include "daemon/response_wire.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 
 enum {
     REQUESTS = 40000,
+    REPLIES = 40000,
     ROOM = 512 * 1024,
     FIELDS_MAX = 200, /* of one message made here */
     NESTED_MAX = 6,
@@ -506,11 +509,127 @@ static void other_calls_are_left_alone(void **state)
     assert_true(call.cancel_id == before.cancel_id && timeout_ms == 7);
 }
 
+/* ---- Replies ----------------------------------------------------------------------------- */
+
+static uint8_t texts[8][IDEM_INPUT_BYTES_MAX];
+
+static struct bytes some_text(unsigned which, uint64_t most)
+{
+    const size_t size = one_in(3) ? 0 : between(0, most);
+
+    put_text((char *)texts[which], size);
+    return bytes_of(texts[which], (uint32_t)size);
+}
+
+static uint64_t some_number(uint64_t most)
+{
+    return one_in(3) ? 0 : between(0, most);
+}
+
+static void make_record(struct record *record)
+{
+    *record = (struct record){
+        .state = (enum record_state)(1 + below(3)),
+        .flags = (uint8_t)below(32),
+        .fence = some_number(IDEM_FENCE_MAX),
+        .revision = some_number(IDEM_FENCE_MAX),
+        .attempt = (uint32_t)some_number(UINT32_MAX),
+        .begun_ms = some_number(UINT64_MAX),
+        .interrupted_ms = some_number(UINT64_MAX),
+        .done_ms = some_number(UINT64_MAX),
+        .operation = some_text(0, IDEM_OPERATION_BYTES_MAX),
+        .owner = some_text(1, IDEM_OWNER_BYTES_MAX),
+        .traceparent = some_text(2, IDEM_TRACEPARENT_BYTES_MAX),
+        .checkpoint_name = some_text(3, IDEM_CHECKPOINT_NAME_BYTES_MAX),
+        .expires_ms = some_number(UINT64_MAX),
+        .outcome_kind = (uint8_t)below(3),
+        .outcome_code = (int32_t)(uint32_t)some_number(UINT32_MAX),
+        .body_bytes = some_number(UINT64_MAX),
+    };
+}
+
+static void make_reply(struct reply *reply, const struct record *record, struct blob *blob)
+{
+    static const enum call_type calls[] = {CALL_BEGIN, CALL_COMPLETE, CALL_RENEW};
+
+    *reply = (struct reply){
+        .call = calls[below(3)],
+        .answer = one_in(2) ? ANSWER_EXECUTE : ANSWER_REPLAY,
+        .ownership = (enum ownership)below(5),
+        .resumed = one_in(2),
+        .lease_ms = (uint32_t)some_number(UINT32_MAX),
+        .body_dropped = one_in(2),
+        .expires_ms = some_number(UINT64_MAX),
+        .operation = {.record = record,
+                      .lease_left_ms = (uint32_t)some_number(UINT32_MAX),
+                      .replays = some_number(UINT64_MAX),
+                      .checkpoint_data = some_text(4, one_in(20) ? IDEM_CHECKPOINT_BYTES_MAX : 300),
+                      .show_checkpoint = one_in(2),
+                      .input = some_text(5, one_in(20) ? IDEM_INPUT_BYTES_MAX : 300)},
+    };
+    reply->show_outcome = reply->call != CALL_RENEW && one_in(2);
+    reply->outcome = (struct slice){blob, (uint32_t)below(10), (uint32_t)some_number(blob->size - 10)};
+}
+
+static void write_both_ways(struct arena *arena, const struct reply *reply)
+{
+    const struct now now = {.wall_ms = some_number(UINT64_MAX), .retention_ms = some_number(UINT64_MAX)};
+    const uint64_t id = between(1, UINT64_MAX);
+    struct response got;
+    const struct response expected = response_of_reply_by_messages(arena, id, reply, &now);
+
+    assert_true(response_wire_put(arena, id, reply, &now, &got));
+    assert_int_equal(got.head_bytes, expected.head_bytes);
+    assert_memory_equal(got.head, expected.head, got.head_bytes);
+    assert_ptr_equal(got.tail.blob, expected.tail.blob);
+    assert_int_equal(got.tail.offset, expected.tail.offset);
+    assert_int_equal(got.tail.size, expected.tail.size);
+    arena_rewind(arena, 0);
+}
+
+static void replies_are_written_as_packed(void **state)
+{
+    struct arena *arena = arena_new((size_t)64 * 1024 * 1024);
+    struct blob *blob = blob_new(100000);
+    struct record record;
+    struct reply reply;
+
+    (void)state;
+    memset(blob->data + blob_extend(blob, 100000), 7, 100000);
+    for (unsigned i = 0; i < REPLIES; i++) {
+        chance_state = i;
+        make_record(&record);
+        make_reply(&reply, &record, blob);
+        write_both_ways(arena, &reply);
+    }
+    blob_release(blob);
+    arena_free(arena);
+}
+
+/* Of the same fields, every call but these three, and every other answer of Begin. */
+static void other_replies_are_left_alone(void **state)
+{
+    struct response response;
+    const struct now now = {0};
+
+    (void)state;
+    for (unsigned call = CALL_HELLO; call <= CALL_CANCEL; call++)
+        for (unsigned answer = ANSWER_NONE; answer <= ANSWER_EXPIRED; answer++) {
+            const struct reply reply = {.call = (enum call_type)call, .answer = (enum answer)answer};
+            if (call == CALL_COMPLETE || call == CALL_RENEW ||
+                (call == CALL_BEGIN && (answer == ANSWER_EXECUTE || answer == ANSWER_REPLAY)))
+                continue;
+            assert_false(response_wire_put(NULL, 1, &reply, &now, &response));
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_are_read_as_unpacked),
         cmocka_unit_test(other_calls_are_left_alone),
+        cmocka_unit_test(replies_are_written_as_packed),
+        cmocka_unit_test(other_replies_are_left_alone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
