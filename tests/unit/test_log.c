@@ -2,11 +2,13 @@
 #include "daemon/log.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -575,6 +577,73 @@ static void larger_than_any_slot(void **state)
     assert_found(world, world->count - 2, world->count);
 }
 
+/* While the applying thread cuts a slot, the writing thread has the room that it was told of. */
+struct meanwhile {
+    struct world *world;
+    pthread_t thread;
+    struct made made;
+    bool began, had_room;
+    int code;
+    struct batch_header header;
+};
+
+/* Without asserts of the test's: they are for its own thread. */
+static void *append_meanwhile(void *context)
+{
+    struct meanwhile *meanwhile = context;
+    struct batch batch = make_made(&meanwhile->made);
+
+    meanwhile->had_room = log_has_room(meanwhile->world->log, batch.bytes->size);
+    if (meanwhile->had_room)
+        meanwhile->code = log_append(meanwhile->world->log, batch.bytes->data);
+    batch_read_header(batch.bytes->data, &meanwhile->header);
+    blob_release(batch.bytes);
+    return NULL;
+}
+
+static void on_cut(void *context, enum sim_call call)
+{
+    struct meanwhile *meanwhile = context;
+
+    if (call != SIM_TRUNCATE)
+        return;
+    meanwhile->began = true;
+    if (pthread_create(&meanwhile->thread, NULL, append_meanwhile, meanwhile) != 0)
+        abort();
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* long enough to come in between, if it can */
+}
+
+static void cut_while_appending(void **state)
+{
+    struct world *world = *state;
+
+    for (uint64_t bytes = 300; bytes <= LOG_SLOT_BYTES_MAX + 4 * MIB; bytes += LOG_SLOT_BYTES_MAX + 3 * MIB) {
+        struct meanwhile meanwhile = {.world = world};
+        if (world->log)
+            world->applied = newest(world);
+        start(world);
+        append(world, 1, LOG_SLOT_BYTES_MAX + PAGE);
+        if (log_wants_slot(world->log))
+            make_slot(world);
+        append(world, 1, 300);
+        fill_slot(world, file_bytes("log.1"), PAGE);
+        apply_to(world, world->made[world->count - 3].first);
+        assert_true(log_has_room(world->log, PAGE));
+        meanwhile.made = next_made(world, 1, bytes);
+        sim_disk_hook(on_cut, &meanwhile);
+        assert_int_equal(log_prepare(world->log), 0);
+        assert_true(meanwhile.began);
+        pthread_join(meanwhile.thread, NULL);
+        sim_disk_hook(NULL, NULL);
+        assert_true(meanwhile.had_room);
+        assert_int_equal(meanwhile.code, 0);
+        assert_lies(world, "log.0", &meanwhile.header);
+        const uint64_t size = file_bytes("log.0");
+        assert_true(size == LOG_SLOT_BYTES_MAX || size == batch_padded_bytes(meanwhile.header.bytes));
+        assert_int_equal(log_bytes(world->log), size + file_bytes("log.1"));
+    }
+}
+
 /* A slot whose making was cut off is written full before it is used. */
 static void cut_off_in_the_making(void **state)
 {
@@ -883,6 +952,7 @@ int main(void)
         LOG_TEST(cut_files),
         LOG_TEST(gaps),
         LOG_TEST(unreadable),
+        LOG_TEST(cut_while_appending),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
