@@ -2,16 +2,13 @@
  *
  * Layout, version 1. All integers little-endian, all reads by memcpy (LMDB aligns values to 2).
  *   head, RECORD_HEAD_BYTES, with a checksum of its own, so that a start can rebuild the index from heads alone:
- *      0  u32  low half of XXH3-64 over bytes 4..47 of the head
- *      4  u8   format version (1)
- *      5  u8   state (enum record_state)
- *      6  u16  bytes of the rest
+ *      0  u32  low half of XXH3-64 over bytes 4..33 of the head
+ *      4  u32  low half of XXH3-64 over the rest
  *      8  u64  identity hash (record_hash)
- *     16  u64  expires_ms on the retention clock; 0 where unfinished
- *     24  u64  life
- *     32  u64  body_place; 0 where the body goes with the record
- *     40  u32  stored bytes of this record's values (input, checkpoint, attributes, body), for space accounting
- *     44  u32  low half of XXH3-64 over the rest
+ *     16  u32  stored bytes of this record's values (input, checkpoint, attributes, body), for space accounting
+ *     20  u48  expires_ms on the retention clock; 0 where unfinished
+ *     26  u56  life
+ *     33  u8   format version (1) * 16 + state (enum record_state)
  *   rest: varints and length-prefixed strings in the order of struct record, see record.c.
  * An upgrade reads the version and converts as it reads; nothing is rewritten in place. */
 #ifndef IDEMD_RECORD_H
@@ -24,7 +21,7 @@
 #include "daemon/bytes.h"
 
 enum {
-    RECORD_HEAD_BYTES = 48,
+    RECORD_HEAD_BYTES = 34,
     RECORD_BYTES_MAX = 1900, /* a record never leaves its LMDB leaf page */
     RECORD_SECRET_BYTES = 192,
 };
@@ -100,7 +97,7 @@ enum record_check {
 };
 /* Unpacks and checks `data`. Views in `record` point into it. */
 enum record_check record_decode(struct bytes data, struct record *record);
-/* Only the head: hash, state, expires_ms, life, body_place. RECORD_GOOD says nothing of the rest. */
+/* Only the head: hash, state, expires_ms, life, values_bytes. RECORD_GOOD says nothing of the rest. */
 enum record_check record_decode_head(struct bytes data, struct record *record);
 
 /* From an encoded record that may be damaged: the bytes of its values beside it, as its head says; 0 where it is too
