@@ -3,8 +3,9 @@
  *     s namespace, s caller, s key, s operation, s fingerprint, s attempt_id, s owner, s traceparent, s checkpoint
  * name, v flags, v fence - life, v revision - fence, v attempt, v lease_ms, v keep_ms, v begun_ms, v interrupted_ms (0,
  * or 1 + what it is after begun_ms, zigzag), v done_ms (likewise), v input bytes, v checkpoint bytes, and where it is
- * done: v kind, v code (zigzag), v body bytes, v expires_ms - body_expires_ms, v attributes bytes, v body field bytes,
- * v body_place, 16 digest bytes, inline values up to the end
+ * done: v kind * 2 + 1, or kind * 2 where the digest is left out, v code (zigzag), v body bytes, v expires_ms -
+ * body_expires_ms, v attributes bytes, v body field bytes, v body_place, 16 digest bytes where it is not left out,
+ * inline values up to the end
  *
  * Zigzag and varint are protobuf's. The checksums find what a disk broke; every read is bounded all the same. */
 #include "daemon/record.h"
@@ -15,7 +16,7 @@
 #include "proto/frame.h"
 #include "proto/limits.h"
 
-enum { VERSION = 1, VARINT_BYTES_MAX = 10, STRINGS = 9 };
+enum { VERSION = 1, VARINT_BYTES_MAX = 10, STRINGS = 9, DIGEST_BYTES = 16 };
 /* The head's fields; record.h. */
 enum {
     CHECKSUM_AT = 4,
@@ -33,7 +34,7 @@ enum {
 _Static_assert(RECORD_HEAD_BYTES + IDEM_NAMESPACE_BYTES_MAX + IDEM_CALLER_BYTES_MAX + IDEM_KEY_BYTES_MAX +
                        IDEM_OPERATION_BYTES_MAX + IDEM_FINGERPRINT_BYTES_MAX + IDEM_ATTEMPT_ID_BYTES +
                        IDEM_OWNER_BYTES_MAX + IDEM_TRACEPARENT_BYTES_MAX + IDEM_CHECKPOINT_NAME_BYTES_MAX +
-                       2 * STRINGS + 20 * VARINT_BYTES_MAX + 16 <=
+                       2 * STRINGS + 20 * VARINT_BYTES_MAX + DIGEST_BYTES <=
                    RECORD_BYTES_MAX,
                "a record fits its page");
 
@@ -58,6 +59,59 @@ uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct ide
     end = put_part(end, id->caller);
     end = put_part(end, id->key);
     return XXH3_64bits_withSecret(text, (size_t)(end - text), secret, RECORD_SECRET_BYTES);
+}
+
+/* ---- Digest ------------------------------------------------------------------------ */
+
+void record_digest(const struct sent_outcome *sent, uint64_t digest[2])
+{
+    const XXH128_hash_t body = XXH3_128bits(sent->body.size ? (const void *)sent->body.data : "", sent->body.size);
+    const uint64_t parts[] = {
+        (uint64_t)(int64_t)sent->kind,
+        (uint64_t)(int64_t)sent->code,
+        sent->attributes_digest,
+        sent->attributes_count,
+        sent->body_dropped,
+        sent->attributes_dropped,
+        sent->body_bytes,
+        sent->body.size,
+        body.low64,
+        body.high64,
+    };
+    const XXH128_hash_t hash = XXH3_128bits(parts, sizeof parts);
+
+    digest[0] = hash.low64;
+    digest[1] = hash.high64;
+}
+
+/* The body in its field on the wire. False: it is not one whole field. */
+static bool unwrap_body(struct bytes field, struct bytes *body)
+{
+    enum { BODY_TAG = 0x22 };
+    uint64_t size = 0;
+
+    *body = (struct bytes){0};
+    if (field.size == 0)
+        return true;
+    const size_t length_bytes = frame_get_varint(field.data + 1, field.size - 1, &size);
+    if (field.data[0] != BODY_TAG || length_bytes == 0 || size != field.size - 1 - length_bytes)
+        return false;
+    *body = bytes_of(field.data + 1 + length_bytes, (uint32_t)size);
+    return true;
+}
+
+/* The digest of an outcome that is in its record whole, has no attributes, and was sent as most are. False: the record
+ * does not say. */
+static bool reckon_digest(const struct record *record, uint64_t digest[2])
+{
+    struct sent_outcome sent = {
+        .kind = record->outcome_kind, .code = record->outcome_code, .attributes_digest = XXH3_64bits("", 0)};
+
+    if (record->attributes_bytes || record->flags & (RECORD_BODY_DROPPED | RECORD_ATTRIBUTES_DROPPED) ||
+        record->inline_values.size != record->body_field_bytes || !unwrap_body(record->inline_values, &sent.body))
+        return false;
+    record_digest(&sent, digest);
+    return true;
 }
 
 /* ---- Writing ------------------------------------------------------------------------- */
@@ -129,16 +183,21 @@ static void check_strings(const struct record *record)
 
 static uint8_t *put_outcome(uint8_t *out, const struct record *record)
 {
-    out = put_varint(out, record->outcome_kind);
+    uint64_t reckoned[2];
+    const bool left_out = reckon_digest(record, reckoned) && memcmp(reckoned, record->digest, sizeof reckoned) == 0;
+
+    out = put_varint(out, (uint64_t)record->outcome_kind << 1 | !left_out);
     out = put_varint(out, zigzag(record->outcome_code));
     out = put_varint(out, record->body_bytes);
     out = put_varint(out, record->expires_ms - record->body_expires_ms);
     out = put_varint(out, record->attributes_bytes);
     out = put_varint(out, record->body_field_bytes);
     out = put_varint(out, record->body_place);
-    store64(out, record->digest[0]);
-    store64(out + 8, record->digest[1]);
-    out += 16;
+    if (!left_out) {
+        store64(out, record->digest[0]);
+        store64(out + 8, record->digest[1]);
+        out += DIGEST_BYTES;
+    }
     if (record->inline_values.size)
         memcpy(out, record->inline_values.data, record->inline_values.size);
     return out + record->inline_values.size;
@@ -278,26 +337,36 @@ static uint64_t get_time_near(struct reader *reader, uint64_t base_ms)
     return value ? base_ms + (uint64_t)unzigzag(value - 1) : 0;
 }
 
+static void get_digest(struct reader *reader, struct record *record)
+{
+    if (reader->bad || reader->end - reader->at < DIGEST_BYTES) {
+        reader->bad = true;
+        return;
+    }
+    record->digest[0] = load64(reader->at);
+    record->digest[1] = load64(reader->at + 8);
+    reader->at += DIGEST_BYTES;
+}
+
 static void get_outcome(struct reader *reader, struct record *record)
 {
-    record->outcome_kind = (uint8_t)get_varint_below(reader, UINT8_MAX);
+    const uint64_t kind = get_varint_below(reader, UINT8_MAX << 1 | 1);
+    const bool left_out = !(kind & 1);
+
+    record->outcome_kind = (uint8_t)(kind >> 1);
     record->outcome_code = (int32_t)unzigzag(get_varint_below(reader, UINT32_MAX));
     record->body_bytes = get_varint(reader);
     record->body_expires_ms = record->expires_ms - get_varint_below(reader, record->expires_ms);
     record->attributes_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
     record->body_field_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
     record->body_place = get_varint(reader);
-    if (reader->bad || reader->end - reader->at < 16) {
-        reader->bad = true;
-        return;
-    }
-    record->digest[0] = load64(reader->at);
-    record->digest[1] = load64(reader->at + 8);
-    reader->at += 16;
+    if (!left_out)
+        get_digest(reader, record);
     record->inline_values = bytes_of(reader->at, (uint32_t)(reader->end - reader->at));
     reader->at = reader->end;
     reader->bad |= record->inline_values.size &&
                    record->inline_values.size != (uint64_t)record->attributes_bytes + record->body_field_bytes;
+    reader->bad |= left_out && !reckon_digest(record, record->digest);
 }
 
 static void get_rest(struct reader *reader, struct record *record)

@@ -90,6 +90,19 @@ uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX
 /* How many bytes of inline_values would still fit into `record`, were it encoded as it is with none. */
 uint32_t record_inline_room(const struct record *record);
 
+/* An outcome as it was sent. */
+struct sent_outcome {
+    int32_t kind, code;
+    uint64_t attributes_digest; /* proto/scan.h */
+    uint64_t attributes_count;
+    bool body_dropped, attributes_dropped;
+    uint64_t body_bytes; /* what it says of a body that it left out */
+    struct bytes body;
+};
+/* The digest by which a call sent again is known to say the same: of everything as it was sent, also of what is dropped
+ * here. A record is without it where it can be had from what the record holds. */
+void record_digest(const struct sent_outcome *sent, uint64_t digest[2]);
+
 enum record_check {
     RECORD_GOOD,
     RECORD_BAD_REST, /* the head is good: hash, expires_ms, life and state are filled, nothing else */

@@ -31,7 +31,7 @@ VENDORS = {
     "ev.h": ["daemon/conn.h", "daemon/server.c", "bench/"],
     "lmdb.h": ["daemon/store.c", "daemon/tables", "daemon/check", "bench/"],
     "xxhash.h": ["proto/scan", "daemon/record", "daemon/tables", "daemon/operation",
-                 "daemon/request", "daemon/check"],
+                 "daemon/check"],
     "idem/v1/idem.pb-c.h": ["proto/", "daemon/request", "daemon/response", "daemon/service.c", "client/", "bench/"],
     "uuid/uuid.h": ["client/"],
     "uuid.h": ["client/"],
