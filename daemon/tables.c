@@ -9,12 +9,15 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "daemon/commits.h"
+
 enum {
     FORMAT_VERSION = 1,
     TABLE_COUNT = 4,
     CHECKSUM_BYTES = 8,
     CHUNK_KEY_BYTES = 12,
-    STATE_BYTES = 4 * 8 + 16,
+    STATE_NUMBERS = 5,
+    STATE_BYTES = STATE_NUMBERS * 8 + 16,
     /* A sweep's slice: about 512 pages, of which a chunk takes one and eight records another. */
     SWEEP_COST_MAX = TABLES_SWEPT_MAX,
     SWEEP_CHUNK_COST = 8,
@@ -61,6 +64,8 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
     int code, dead;
 
     *tables = (struct tables){0};
+    if (!commits_check(path, error))
+        return false;
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
@@ -114,6 +119,17 @@ static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name,
     return 0;
 }
 
+bool tables_state_commit(const uint8_t *value, size_t size, uint64_t *commit)
+{
+    uint64_t checksum;
+
+    if (size != CHECKSUM_BYTES + STATE_BYTES)
+        return false;
+    memcpy(&checksum, value, CHECKSUM_BYTES);
+    memcpy(commit, value + CHECKSUM_BYTES + (STATE_NUMBERS - 1) * sizeof *commit, sizeof *commit);
+    return checksum == meta_checksum("state", value + CHECKSUM_BYTES, STATE_BYTES);
+}
+
 /* A secret with one bit changed would make every key look absent, an older number would bring fences back. */
 static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size)
 {
@@ -130,9 +146,11 @@ static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name,
     return checksum == meta_checksum(name, data, size) ? 0 : MDB_CORRUPTED;
 }
 
+/* Every transaction writes it, with its own number: then a damaged root cannot pass an earlier state for this one. */
 static int put_state(const struct tables *tables, MDB_txn *txn, uint64_t next_number, const struct clock_mark *mark)
 {
-    const uint64_t numbers[4] = {next_number, mark->retention_ms, mark->wall_ms, mark->boot_ms};
+    const uint64_t numbers[STATE_NUMBERS] = {next_number, mark->retention_ms, mark->wall_ms, mark->boot_ms,
+                                             mdb_txn_id(txn)};
     uint8_t state[STATE_BYTES];
 
     memcpy(state, numbers, sizeof numbers);
@@ -191,7 +209,7 @@ static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store
 bool tables_read_facts(struct tables *tables, struct store_facts *facts, uint64_t *next_number,
                        struct store_error *error)
 {
-    uint64_t numbers[4];
+    uint64_t numbers[STATE_NUMBERS];
     uint8_t state[STATE_BYTES];
     MDB_txn *txn = NULL;
     int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
@@ -206,10 +224,14 @@ bool tables_read_facts(struct tables *tables, struct store_facts *facts, uint64_
         mdb_txn_abort(txn);
         return false;
     }
+    memcpy(numbers, state, sizeof numbers);
+    if (numbers[4] != mdb_txn_id(txn)) {
+        mdb_txn_abort(txn);
+        return fail(error, "its state is not that of its last commit", MDB_CORRUPTED);
+    }
     /* Committed, not aborted: else the handles of the tables that it opened would go. */
     if ((code = mdb_txn_commit(txn)) != 0)
         return fail(error, "facts", code);
-    memcpy(numbers, state, sizeof numbers);
     *next_number = numbers[0];
     facts->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};
     memcpy(facts->mark.boot_id, state + sizeof numbers, sizeof facts->mark.boot_id);

@@ -12,7 +12,7 @@ ROOMS = {
     "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/logging", "daemon/metrics"], []),
     "tables": (["daemon/index", "daemon/deadline"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
-    "store": (["daemon/store", "daemon/batch", "daemon/tables", "daemon/load", "daemon/directory",
+    "store": (["daemon/store", "daemon/batch", "daemon/tables", "daemon/commits", "daemon/load", "daemon/directory",
                "daemon/check"], ["base", "record", "wire"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],

@@ -748,6 +748,61 @@ static void the_thread_takes_no_signal(void **state)
     pthread_sigmask(SIG_UNBLOCK, &one, NULL);
 }
 
+enum { META_MAIN_ROOT_AT = 128, META_LAST_COMMIT_AT = 144 };
+
+/* LMDB would take the commit before the last for the last one, and what was acknowledged in between would be absent. */
+static void no_commit_is_passed_for_the_last(void **state)
+{
+    struct world *world = *state;
+
+    for (int commits = 0; commits < 6; commits++) {
+        struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+        commit(world);
+        struct file file = read_file(world);
+        for (int at = 0; at < 2 * 8; at++)
+            for (int bit = 0; bit < 8; bit++) {
+                struct store_error error = {0};
+                uint8_t *byte = file.data + at / 8 * 4096 + META_LAST_COMMIT_AT + at % 8;
+                *byte ^= (uint8_t)(1 << bit);
+                write_file(&file);
+                world->store = try_open(world, 1 << 30, &error);
+                if (world->store)
+                    fail_msg("bit %d of byte %d is changed, and the store opens", bit, at);
+                assert_int_equal(error.exit_code, 65);
+                *byte ^= (uint8_t)(1 << bit);
+            }
+        write_file(&file);
+        mem_free(file.data);
+        reopen(world);
+    }
+}
+
+/* A root that points where the one before it did. */
+static void no_earlier_state_is_passed_for_the_last(void **state)
+{
+    struct world *world = *state;
+    struct store_error error = {0};
+
+    for (int i = 0; i < 3; i++) {
+        struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+        commit(world);
+    }
+    struct file file = read_file(world);
+    uint64_t commits[2];
+    for (int i = 0; i < 2; i++)
+        memcpy(&commits[i], file.data + i * 4096 + META_LAST_COMMIT_AT, sizeof commits[i]);
+    const int newest = commits[1] > commits[0];
+    memcpy(file.data + newest * 4096 + META_MAIN_ROOT_AT, file.data + !newest * 4096 + META_MAIN_ROOT_AT, 8);
+    write_file(&file);
+    world->store = try_open(world, 1 << 30, &error);
+    assert_null(world->store);
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "which commit was the last"));
+    mem_free(file.data);
+}
+
 /* A file that grew under a larger quota: here it is said to, and the pages are a hole. */
 static void a_file_above_the_map_has_room(void **state)
 {
@@ -1016,6 +1071,8 @@ int main(void)
         STORE_TEST(checking_finds_every_bad_page),
         STORE_TEST(a_store_without_its_file_is_refused),
         STORE_TEST(a_new_store_needs_a_clock_that_is_set),
+        STORE_TEST(no_commit_is_passed_for_the_last),
+        STORE_TEST(no_earlier_state_is_passed_for_the_last),
         STORE_TEST(a_file_above_the_map_has_room),
         STORE_TEST(what_cannot_be_allocated_ahead_is_full),
         STORE_TEST(the_thread_takes_no_signal),
