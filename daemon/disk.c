@@ -106,10 +106,12 @@ static int on_read(int file, uint64_t offset, void *data, size_t bytes)
 {
     for (size_t at = 0; at < bytes;) {
         const ssize_t size = pread(file, (uint8_t *)data + at, bytes - at, (off_t)(offset + at));
-        if (size == 0)
-            return EIO;
         if (size < 0 && errno != EINTR)
             return errno;
+        if (size == 0) {
+            memset((uint8_t *)data + at, 0, bytes - at);
+            return 0;
+        }
         if (size > 0)
             at += (size_t)size;
     }

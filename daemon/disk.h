@@ -20,7 +20,7 @@ struct disk {
      * name are flushed. EEXIST: it is there. On failure nothing is left. */
     int (*make)(const char *path, uint64_t bytes, int *file);
     int (*size)(int file, uint64_t *bytes);
-    /* Reads exactly so many bytes; EIO where the file ends before. */
+    /* Reads so many bytes; what lies behind the file's end reads as zeros. */
     int (*read)(int file, uint64_t offset, void *data, size_t bytes);
     /* Writes, over the file's end too, and flushes what it wrote. After a failure nothing may be assumed of it. */
     int (*write)(int file, uint64_t offset, const void *data, size_t bytes);

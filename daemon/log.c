@@ -125,11 +125,12 @@ static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct s
     slot_path(log->directory, slot, path);
     if (code != 0)
         return fail_errno(error, "cannot be read", path, code);
-    at->bytes = at->bytes / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES; /* a part at the end was never written */
-    data = mem_pages(at->bytes);
-    code = log->disk->read(at->file, 0, data, at->bytes);
+    const uint64_t bytes = batch_padded_bytes(at->bytes);
+    data = mem_pages(bytes);
+    code = log->disk->read(at->file, 0, data, bytes);
     if (code == 0)
-        find_batches(log, data, at->bytes, slot, applied);
+        find_batches(log, data, bytes, slot, applied);
+    at->bytes = at->bytes / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES; /* a part at the end is written anew */
     mem_free(data);
     return code == 0 || fail_errno(error, "cannot be read", path, code);
 }

@@ -113,7 +113,7 @@ struct found {
     struct operation *operation; /* in memory, or NULL */
     uint64_t place;              /* in the store, or 0 */
     bool there;                  /* record is filled */
-    bool damaged;                /* it exists and does not read; life, place and body_place of `record` are filled */
+    bool damaged;                /* it exists and does not read; life and place of `record` are filled */
     struct record record;
 };
 /* Looks a call's operation up. What has expired is not there. Views in found->record are valid until the operation is

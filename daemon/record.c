@@ -3,8 +3,9 @@
  *     s namespace, s caller, s key, s operation, s fingerprint, s attempt_id, s owner, s traceparent, s checkpoint
  * name, v flags, v fence - life, v revision - fence, v attempt, v lease_ms, v keep_ms, v begun_ms, v interrupted_ms (0,
  * or 1 + what it is after begun_ms, zigzag), v done_ms (likewise), v input bytes, v checkpoint bytes, and where it is
- * done: v kind, v code (zigzag), v body bytes, v expires_ms - body_expires_ms, v attributes bytes, v body field bytes,
- * 16 digest bytes, s inline values
+ * done: v kind * 2 + 1, or kind * 2 where the digest is left out, v code (zigzag), v body bytes, v expires_ms -
+ * body_expires_ms, v attributes bytes, v body field bytes, v body_place, 16 digest bytes where it is not left out,
+ * inline values up to the end
  *
  * Zigzag and varint are protobuf's. The checksums find what a disk broke; every read is bounded all the same. */
 #include "daemon/record.h"
@@ -16,13 +17,24 @@
 #include "proto/limits.h"
 
 enum { VERSION = 1, VARINT_BYTES_MAX = 10, STRINGS = 9, VARINTS = 20, DIGEST_BYTES = 16 };
+/* The head's fields; record.h. */
+enum {
+    CHECKSUM_AT = 4,
+    HASH_AT = 8,
+    VALUES_BYTES_AT = 16,
+    EXPIRES_AT = 20,
+    EXPIRES_BYTES = 6,
+    LIFE_AT = 26,
+    LIFE_BYTES = 7,
+    STATE_AT = 33,
+};
 
 /* What a record takes at most without inline values: the head, its strings with lengths of two bytes, twenty varints,
  * the digest. */
 _Static_assert(RECORD_HEAD_BYTES + IDEM_NAMESPACE_BYTES_MAX + IDEM_CALLER_BYTES_MAX + IDEM_KEY_BYTES_MAX +
                        IDEM_OPERATION_BYTES_MAX + IDEM_FINGERPRINT_BYTES_MAX + IDEM_ATTEMPT_ID_BYTES +
                        IDEM_OWNER_BYTES_MAX + IDEM_TRACEPARENT_BYTES_MAX + IDEM_CHECKPOINT_NAME_BYTES_MAX +
-                       2 * (STRINGS + 1) + VARINTS * VARINT_BYTES_MAX + DIGEST_BYTES <=
+                       2 * STRINGS + VARINTS * VARINT_BYTES_MAX + DIGEST_BYTES <=
                    RECORD_BYTES_MAX,
                "a record fits its page");
 
@@ -49,6 +61,66 @@ uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct ide
     return XXH3_64bits_withSecret(text, (size_t)(end - text), secret, RECORD_SECRET_BYTES);
 }
 
+/* ---- Digest ------------------------------------------------------------------------ */
+
+void record_digest(const struct sent_outcome *sent, uint64_t digest[2])
+{
+    const XXH128_hash_t body = XXH3_128bits(sent->body.size ? (const void *)sent->body.data : "", sent->body.size);
+    const uint64_t parts[] = {
+        (uint64_t)(int64_t)sent->kind,
+        (uint64_t)(int64_t)sent->code,
+        sent->attributes_digest,
+        sent->attributes_count,
+        sent->body_dropped,
+        sent->attributes_dropped,
+        sent->body_bytes,
+        sent->body.size,
+        body.low64,
+        body.high64,
+    };
+    const XXH128_hash_t hash = XXH3_128bits(parts, sizeof parts);
+
+    digest[0] = hash.low64;
+    digest[1] = hash.high64;
+}
+
+/* The body in its field on the wire. False: it is not one whole field. */
+static bool unwrap_body(struct bytes field, struct bytes *body)
+{
+    enum { BODY_TAG = 0x22 };
+    uint64_t size = 0;
+
+    *body = (struct bytes){0};
+    if (field.size == 0)
+        return true;
+    const size_t length_bytes = frame_get_varint(field.data + 1, field.size - 1, &size);
+    if (field.data[0] != BODY_TAG || length_bytes == 0 || size != field.size - 1 - length_bytes)
+        return false;
+    *body = bytes_of(field.data + 1 + length_bytes, (uint32_t)size);
+    return true;
+}
+
+/* The digest of an outcome that is in its record whole, has no attributes, and was sent as most are. False: the record
+ * does not say. */
+static bool reckon_digest(const struct record *record, uint64_t digest[2])
+{
+    struct sent_outcome sent = {
+        .kind = record->outcome_kind, .code = record->outcome_code, .attributes_digest = XXH3_64bits("", 0)};
+
+    if (record->attributes_bytes || record->flags & (RECORD_BODY_DROPPED | RECORD_ATTRIBUTES_DROPPED) ||
+        record->inline_values.size != record->body_field_bytes || !unwrap_body(record->inline_values, &sent.body))
+        return false;
+    record_digest(&sent, digest);
+    return true;
+}
+
+bool record_has_digest(const struct record *record, const uint64_t digest[2])
+{
+    uint64_t own[2] = {record->digest[0], record->digest[1]};
+
+    return (!record->digest_left_out || reckon_digest(record, own)) && own[0] == digest[0] && own[1] == digest[1];
+}
+
 /* ---- Writing ------------------------------------------------------------------------- */
 
 static void store16(uint8_t *out, uint16_t value)
@@ -67,6 +139,14 @@ static void store64(uint8_t *out, uint64_t value)
 {
     store32(out, (uint32_t)value);
     store32(out + 4, (uint32_t)(value >> 32));
+}
+
+/* The low bytes of a number. */
+static void store_low(uint8_t *out, uint64_t value, unsigned bytes)
+{
+    assert(value >> 8 * bytes == 0);
+    for (unsigned i = 0; i < bytes; i++)
+        out[i] = (uint8_t)(value >> 8 * i);
 }
 
 static uint64_t zigzag(int64_t value)
@@ -114,15 +194,24 @@ static void check_strings(const struct record *record)
 
 static uint8_t *put_outcome(uint8_t *out, const struct record *record)
 {
-    out = put_varint(out, record->outcome_kind);
+    uint64_t reckoned[2];
+    const bool left_out = reckon_digest(record, reckoned) && memcmp(reckoned, record->digest, sizeof reckoned) == 0;
+
+    out = put_varint(out, (uint64_t)record->outcome_kind << 1 | !left_out);
     out = put_varint(out, zigzag(record->outcome_code));
     out = put_varint(out, record->body_bytes);
     out = put_varint(out, record->expires_ms - record->body_expires_ms);
     out = put_varint(out, record->attributes_bytes);
     out = put_varint(out, record->body_field_bytes);
-    store64(out, record->digest[0]);
-    store64(out + 8, record->digest[1]);
-    return put_string(out + 16, record->inline_values);
+    out = put_varint(out, record->body_place);
+    if (!left_out) {
+        store64(out, record->digest[0]);
+        store64(out + 8, record->digest[1]);
+        out += DIGEST_BYTES;
+    }
+    if (record->inline_values.size)
+        memcpy(out, record->inline_values.data, record->inline_values.size);
+    return out + record->inline_values.size;
 }
 
 static uint8_t *put_rest(uint8_t *out, const struct record *record)
@@ -152,21 +241,16 @@ static uint32_t checksum(const uint8_t *data, size_t size)
     return (uint32_t)XXH3_64bits(data, size);
 }
 
-static void put_head(uint8_t *out, const struct record *record, uint16_t rest_bytes)
+static void put_head(uint8_t *out, const struct record *record, size_t rest_bytes)
 {
-    const bool done = record->state == RECORD_DONE;
-
-    out[4] = VERSION;
-    out[5] = (uint8_t)record->state;
-    store16(out + 6, rest_bytes);
-    store64(out + 8, record->hash);
-    store64(out + 16, done ? record->expires_ms : 0);
-    store64(out + 24, record->life);
-    store64(out + 32, done ? record->body_place : 0);
-    store32(out + 40,
+    store32(out + CHECKSUM_AT, checksum(out + RECORD_HEAD_BYTES, rest_bytes));
+    store64(out + HASH_AT, record->hash);
+    store32(out + VALUES_BYTES_AT,
             record->input_bytes + record->checkpoint_bytes + record->attributes_bytes + record->body_field_bytes);
-    store32(out + 44, checksum(out + RECORD_HEAD_BYTES, rest_bytes));
-    store32(out, checksum(out + 4, RECORD_HEAD_BYTES - 4));
+    store_low(out + EXPIRES_AT, record->state == RECORD_DONE ? record->expires_ms : 0, EXPIRES_BYTES);
+    store_low(out + LIFE_AT, record->life, LIFE_BYTES);
+    out[STATE_AT] = (uint8_t)(VERSION << 4 | record->state);
+    store32(out, checksum(out + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT));
 }
 
 uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
@@ -179,7 +263,7 @@ uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX
     assert(record->state != RECORD_DONE || record->body_expires_ms <= record->expires_ms);
     end = put_rest(out + RECORD_HEAD_BYTES, record);
     assert(end - out <= RECORD_BYTES_MAX);
-    put_head(out, record, (uint16_t)(end - out - RECORD_HEAD_BYTES));
+    put_head(out, record, (size_t)(end - out - RECORD_HEAD_BYTES));
     return (uint32_t)(end - out);
 }
 
@@ -188,7 +272,7 @@ static size_t bytes_at_most(const struct record *record)
 {
     return RECORD_HEAD_BYTES + record->id.namespace.size + record->id.caller.size + record->id.key.size +
            record->operation.size + record->fingerprint.size + record->attempt_id.size + record->owner.size +
-           record->traceparent.size + record->checkpoint_name.size + 2 * (STRINGS + 1) + VARINTS * VARINT_BYTES_MAX +
+           record->traceparent.size + record->checkpoint_name.size + 2 * STRINGS + VARINTS * VARINT_BYTES_MAX +
            DIGEST_BYTES;
 }
 
@@ -202,25 +286,29 @@ bool record_has_inline_room(const struct record *record, uint64_t bytes)
         return true;
     without.inline_values = (struct bytes){0};
     size = RECORD_HEAD_BYTES + (size_t)(put_rest(rest, &without) - rest);
-    /* The length of the values takes two bytes where it took one. */
-    return size + 1 + bytes <= RECORD_BYTES_MAX;
+    return size + bytes <= RECORD_BYTES_MAX;
 }
 
 /* ---- Reading --------------------------------------------------------------------------- */
 
-static uint16_t load16(const uint8_t *data)
+/* A number of so many bytes. */
+static uint64_t load_low(const uint8_t *data, unsigned bytes)
 {
-    return (uint16_t)(data[0] | data[1] << 8);
+    uint64_t value = 0;
+
+    for (unsigned i = 0; i < bytes; i++)
+        value |= (uint64_t)data[i] << 8 * i;
+    return value;
 }
 
 static uint32_t load32(const uint8_t *data)
 {
-    return load16(data) | (uint32_t)load16(data + 2) << 16;
+    return (uint32_t)load_low(data, 4);
 }
 
 static uint64_t load64(const uint8_t *data)
 {
-    return load32(data) | (uint64_t)load32(data + 4) << 32;
+    return load_low(data, 8);
 }
 
 /* What is left to read; bad once something did not fit, and then all it gives is empty. */
@@ -273,24 +361,36 @@ static uint64_t get_time_near(struct reader *reader, uint64_t base_ms)
     return value ? base_ms + (uint64_t)unzigzag(value - 1) : 0;
 }
 
-static void get_outcome(struct reader *reader, struct record *record)
+static void get_digest(struct reader *reader, struct record *record)
 {
-    record->outcome_kind = (uint8_t)get_varint_below(reader, UINT8_MAX);
-    record->outcome_code = (int32_t)unzigzag(get_varint_below(reader, UINT32_MAX));
-    record->body_bytes = get_varint(reader);
-    record->body_expires_ms = record->expires_ms - get_varint_below(reader, record->expires_ms);
-    record->attributes_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
-    record->body_field_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
-    if (reader->bad || reader->end - reader->at < 16) {
+    if (reader->bad || reader->end - reader->at < DIGEST_BYTES) {
         reader->bad = true;
         return;
     }
     record->digest[0] = load64(reader->at);
     record->digest[1] = load64(reader->at + 8);
-    reader->at += 16;
-    record->inline_values = get_string(reader, RECORD_BYTES_MAX);
+    reader->at += DIGEST_BYTES;
+}
+
+static void get_outcome(struct reader *reader, struct record *record)
+{
+    const uint64_t kind = get_varint_below(reader, UINT8_MAX << 1 | 1);
+    const bool left_out = !(kind & 1);
+
+    record->outcome_kind = (uint8_t)(kind >> 1);
+    record->outcome_code = (int32_t)unzigzag(get_varint_below(reader, UINT32_MAX));
+    record->body_bytes = get_varint(reader);
+    record->body_expires_ms = record->expires_ms - get_varint_below(reader, record->expires_ms);
+    record->attributes_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
+    record->body_field_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
+    record->body_place = get_varint(reader);
+    if (!left_out)
+        get_digest(reader, record);
+    record->inline_values = bytes_of(reader->at, (uint32_t)(reader->end - reader->at));
+    reader->at = reader->end;
     reader->bad |= record->inline_values.size &&
                    record->inline_values.size != (uint64_t)record->attributes_bytes + record->body_field_bytes;
+    record->digest_left_out = left_out;
 }
 
 static void get_rest(struct reader *reader, struct record *record)
@@ -322,20 +422,21 @@ static void get_rest(struct reader *reader, struct record *record)
 static void get_head(const uint8_t *data, struct record *record)
 {
     *record = (struct record){
-        .state = (enum record_state)data[5],
-        .hash = load64(data + 8),
-        .expires_ms = load64(data + 16),
-        .life = load64(data + 24),
-        .body_place = load64(data + 32),
-        .values_bytes = load32(data + 40),
+        .state = (enum record_state)(data[STATE_AT] & 15),
+        .hash = load64(data + HASH_AT),
+        .expires_ms = load_low(data + EXPIRES_AT, EXPIRES_BYTES),
+        .life = load_low(data + LIFE_AT, LIFE_BYTES),
+        .values_bytes = load32(data + VALUES_BYTES_AT),
     };
 }
 
 enum record_check record_decode_head(struct bytes data, struct record *record)
 {
-    if (data.size < RECORD_HEAD_BYTES || load32(data.data) != checksum(data.data + 4, RECORD_HEAD_BYTES - 4))
+    if (data.size < RECORD_HEAD_BYTES ||
+        load32(data.data) != checksum(data.data + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT))
         return RECORD_BAD_HEAD;
-    if (data.data[4] != VERSION || data.data[5] < RECORD_RUNNING || data.data[5] > RECORD_DONE)
+    const unsigned state = data.data[STATE_AT] & 15;
+    if (data.data[STATE_AT] >> 4 != VERSION || state < RECORD_RUNNING || state > RECORD_DONE)
         return RECORD_BAD_HEAD;
     get_head(data.data, record);
     return RECORD_GOOD;
@@ -356,10 +457,8 @@ enum record_check record_decode(struct bytes data, struct record *record)
 
     if (record_decode_head(data, record) != RECORD_GOOD)
         return RECORD_BAD_HEAD;
-    const uint32_t rest_bytes = load16(data.data + 6);
     const struct record head = *record;
-    if (rest_bytes != data.size - RECORD_HEAD_BYTES ||
-        load32(data.data + 44) != checksum(data.data + RECORD_HEAD_BYTES, rest_bytes))
+    if (load32(data.data + CHECKSUM_AT) != checksum(data.data + RECORD_HEAD_BYTES, data.size - RECORD_HEAD_BYTES))
         return RECORD_BAD_REST;
     reader = (struct reader){data.data + RECORD_HEAD_BYTES, data.data + data.size, false};
     get_rest(&reader, record);
@@ -371,5 +470,5 @@ enum record_check record_decode(struct bytes data, struct record *record)
 
 uint32_t record_values_bytes(struct bytes data)
 {
-    return data.size < RECORD_HEAD_BYTES ? 0 : load32(data.data + 40);
+    return data.size < RECORD_HEAD_BYTES ? 0 : load32(data.data + VALUES_BYTES_AT);
 }

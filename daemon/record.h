@@ -2,16 +2,13 @@
  *
  * Layout, version 1. All integers little-endian, all reads by memcpy (LMDB aligns values to 2).
  *   head, RECORD_HEAD_BYTES, with a checksum of its own, so that a start can rebuild the index from heads alone:
- *      0  u32  low half of XXH3-64 over bytes 4..47 of the head
- *      4  u8   format version (1)
- *      5  u8   state (enum record_state)
- *      6  u16  bytes of the rest
+ *      0  u32  low half of XXH3-64 over bytes 4..33 of the head
+ *      4  u32  low half of XXH3-64 over the rest
  *      8  u64  identity hash (record_hash)
- *     16  u64  expires_ms on the retention clock; 0 where unfinished
- *     24  u64  life
- *     32  u64  body_place; 0 where the body goes with the record
- *     40  u32  stored bytes of this record's values (input, checkpoint, attributes, body), for space accounting
- *     44  u32  low half of XXH3-64 over the rest
+ *     16  u32  stored bytes of this record's values (input, checkpoint, attributes, body), for space accounting
+ *     20  u48  expires_ms on the retention clock; 0 where unfinished
+ *     26  u56  life
+ *     33  u8   format version (1) * 16 + state (enum record_state)
  *   rest: varints and length-prefixed strings in the order of struct record, see record.c.
  * An upgrade reads the version and converts as it reads; nothing is rewritten in place. */
 #ifndef IDEMD_RECORD_H
@@ -24,7 +21,7 @@
 #include "daemon/bytes.h"
 
 enum {
-    RECORD_HEAD_BYTES = 48,
+    RECORD_HEAD_BYTES = 34,
     RECORD_BYTES_MAX = 1900, /* a record never leaves its LMDB leaf page */
     RECORD_SECRET_BYTES = 192,
 };
@@ -75,8 +72,9 @@ struct record {
     uint64_t body_place;      /* where the BODY blob is kept if it goes earlier than the record; else 0 */
     uint8_t outcome_kind;     /* idem.v1.OutcomeKind */
     int32_t outcome_code;
-    uint64_t body_bytes; /* the size that the body had when it was sent */
-    uint64_t digest[2];  /* of the outcome as it was sent */
+    uint64_t body_bytes;  /* the size that the body had when it was sent */
+    uint64_t digest[2];   /* of the outcome as it was sent; ask record_has_digest */
+    bool digest_left_out; /* of a record that was unpacked: the digest is not filled, and can be reckoned */
     /* The outcome's attributes and body as they stand in an idem.v1.Outcome on the wire: repeated field 3, then field 4
      * with tag and length. Sizes of what is stored, 0 where dropped. */
     uint32_t attributes_bytes, body_field_bytes;
@@ -93,6 +91,21 @@ uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX
 /* Would so many bytes of inline_values fit into `record`, were it encoded as it is but with them? */
 bool record_has_inline_room(const struct record *record, uint64_t bytes);
 
+/* An outcome as it was sent. */
+struct sent_outcome {
+    int32_t kind, code;
+    uint64_t attributes_digest; /* proto/scan.h */
+    uint64_t attributes_count;
+    bool body_dropped, attributes_dropped;
+    uint64_t body_bytes; /* what it says of a body that it left out */
+    struct bytes body;
+};
+/* The digest by which a call sent again is known to say the same: of everything as it was sent, also of what is dropped
+ * here. A record is without it where it can be had from what the record holds. */
+void record_digest(const struct sent_outcome *sent, uint64_t digest[2]);
+/* Is this the digest of its outcome? */
+bool record_has_digest(const struct record *record, const uint64_t digest[2]);
+
 enum record_check {
     RECORD_GOOD,
     RECORD_BAD_REST, /* the head is good: hash, expires_ms, life and state are filled, nothing else */
@@ -102,7 +115,7 @@ enum record_check {
 enum record_check record_decode(struct bytes data, struct record *record);
 /* The same of what this process encoded and kept in memory: no checksum is looked at, and it is asserted to read. */
 void record_read(struct bytes data, struct record *record);
-/* Only the head: hash, state, expires_ms, life, body_place. RECORD_GOOD says nothing of the rest. */
+/* Only the head: hash, state, expires_ms, life, values_bytes. RECORD_GOOD says nothing of the rest. */
 enum record_check record_decode_head(struct bytes data, struct record *record);
 
 /* From an encoded record that may be damaged: the bytes of its values beside it, as its head says; 0 where it is too

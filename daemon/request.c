@@ -3,7 +3,6 @@
 #include "daemon/request.h"
 
 #include <assert.h>
-#include <xxhash.h>
 
 #include "proto/frame.h"
 #include "proto/limits.h"
@@ -106,27 +105,20 @@ static struct bytes body_wire(struct arena *arena, const struct request_outcome 
     return bytes_of(out, (uint32_t)size);
 }
 
-/* The digest by which a call sent again is known to say the same: of everything as it was sent, also of what is dropped
- * here. */
 static void digest_outcome(const struct request_outcome *sent, const struct scan_result *scan, uint64_t digest[2])
 {
-    const XXH128_hash_t body = XXH3_128bits(sent->body.size ? (const void *)sent->body.data : "", sent->body.size);
-    const uint64_t parts[] = {
-        sent->kind,
-        (uint64_t)(int64_t)sent->code,
-        scan->attributes_digest,
-        scan->attributes_count,
-        sent->body_dropped,
-        sent->attributes_dropped,
-        sent->body_bytes,
-        sent->body.size,
-        body.low64,
-        body.high64,
+    const struct sent_outcome outcome = {
+        .kind = (int32_t)sent->kind,
+        .code = sent->code,
+        .attributes_digest = scan->attributes_digest,
+        .attributes_count = scan->attributes_count,
+        .body_dropped = sent->body_dropped,
+        .attributes_dropped = sent->attributes_dropped,
+        .body_bytes = sent->body_bytes,
+        .body = sent->body,
     };
-    const XXH128_hash_t hash = XXH3_128bits(parts, sizeof parts);
 
-    digest[0] = hash.low64;
-    digest[1] = hash.high64;
+    record_digest(&outcome, digest);
 }
 
 void request_set_outcome(struct arena *arena, const struct request_outcome *sent, const struct scan_result *scan,

@@ -170,11 +170,6 @@ static void finish(struct decision *decision, const struct record *current, cons
     decision->ownership = OWNERSHIP_HELD;
 }
 
-static bool same_outcome(const struct record *record, const struct outcome *outcome)
-{
-    return record->digest[0] == outcome->digest[0] && record->digest[1] == outcome->digest[1];
-}
-
 /* ---- Begin ------------------------------------------------------------------- */
 
 /* Was the key first sent so long ago that its outcome may have come and gone? By the later clock:
@@ -265,7 +260,7 @@ void rules_complete(const struct record *current, const struct call *call, const
         finish(decision, current, call, call->keep_ms ? call->keep_ms : current->keep_ms, now, number);
     } else if (decision->ownership == OWNERSHIP_FINAL) {
         const bool completed_it = call->fence == current->fence && !(current->flags & RECORD_RESOLVED);
-        if (completed_it && same_outcome(current, &call->outcome))
+        if (completed_it && record_has_digest(current, call->outcome.digest))
             decision->ownership = OWNERSHIP_HELD;
     }
 }
@@ -346,7 +341,8 @@ void rules_resolve(const struct record *current, const struct call *call, const 
     if (!current)
         decision->ownership = OWNERSHIP_GONE;
     else if (current->state == RECORD_DONE)
-        decision->ownership = happened && same_outcome(current, &call->outcome) ? OWNERSHIP_HELD : OWNERSHIP_FINAL;
+        decision->ownership =
+            happened && record_has_digest(current, call->outcome.digest) ? OWNERSHIP_HELD : OWNERSHIP_FINAL;
     else if (current->state != RECORD_INTERRUPTED)
         fail(decision, CODE_FAILED_PRECONDITION, "NOT_INTERRUPTED");
     else if (call->revision != current->revision)

@@ -34,7 +34,7 @@ enum {
     PLACE_COUNT_BITS = 30,
     APPLY_BYTES = 8 * 1024 * 1024, /* the tail is applied when it takes so much, */
     APPLY_MS = 5 * 1000,           /* or is so old */
-    SLOT_AGAIN_MS = 1000,          /* on a full disk */
+    SLOT_AGAIN_MS = 1000,          /* where there was none to be had */
     TIDY_BYTES = 1024 * 1024,      /* a tail of so much leaves memory to be given back */
     INLINE_CHANGES = 2,            /* a batch with no more is flushed on the loop */
 };
@@ -67,7 +67,7 @@ struct applying {
     int code;
     uint64_t began_ns, ended_ns;
     uint64_t used_bytes, first_place;
-    bool disk_full;
+    bool disk_full, no_slot;
 };
 
 struct store {
@@ -90,7 +90,7 @@ struct store {
     uint64_t tail_bytes;
     uint64_t tail_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
     bool untidy;            /* a large tail went, and its memory may still be here */
-    uint64_t slot_again_ms; /* boot time before which no slot is asked for, where the disk is full */
+    uint64_t slot_again_ms; /* boot time before which no slot is asked for, where there was none */
 
     MDB_txn *reader; /* of the loop */
     bool reading;    /* it is not reset */
@@ -98,7 +98,7 @@ struct store {
     uint32_t point_count;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
     uint64_t used_bytes, first_place;
-    bool disk_full;
+    bool disk_full, no_slot;
     off_t allocated; /* of the tables' file, ahead included; the applier's */
 };
 
@@ -156,8 +156,9 @@ static int prepare_slot(struct store *store, struct applying *applying)
 {
     const int code = log_prepare(store->log);
 
-    applying->disk_full = code != 0;
-    return code == ENOSPC || code == EDQUOT || code == EFBIG ? 0 : code;
+    applying->disk_full = code == ENOSPC || code == EDQUOT || code == EFBIG;
+    applying->no_slot = code != 0;
+    return code == EIO ? code : 0;
 }
 
 static void run_applier(void *context)
@@ -319,6 +320,7 @@ static void take_look(struct store *store, const struct applying *applying)
     store->used_bytes = applying->used_bytes;
     store->first_place = applying->first_place;
     store->disk_full = applying->disk_full;
+    store->no_slot = applying->no_slot;
 }
 
 static bool start(struct store *store, struct store_error *error)
@@ -542,7 +544,7 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
 {
     struct applying *applying = &store->applying;
     const bool due = tail_due(store, boot_ms);
-    const bool slot = (!store->disk_full || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
+    const bool slot = (!store->no_slot || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
 
     assert(!worker_busy(&store->applier));
     applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store->in_flight;

@@ -9,11 +9,14 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "daemon/commits.h"
+
 enum {
     FORMAT_VERSION = 1,
     TABLE_COUNT = 4,
     CHECKSUM_BYTES = 8,
-    STATE_BYTES = 5 * 8 + 16,
+    STATE_NUMBERS = 6,
+    STATE_BYTES = STATE_NUMBERS * 8 + 16,
 };
 _Static_assert(CHECKSUM_BYTES + TABLES_CHUNK_BYTES <= 4080, "a chunk fits one overflow page");
 
@@ -57,6 +60,8 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
     int code, dead;
 
     *tables = (struct tables){0};
+    if (!commits_check(path, error))
+        return false;
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
@@ -110,6 +115,17 @@ static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name,
     return 0;
 }
 
+bool tables_state_commit(const uint8_t *value, size_t size, uint64_t *commit)
+{
+    uint64_t checksum;
+
+    if (size != CHECKSUM_BYTES + STATE_BYTES)
+        return false;
+    memcpy(&checksum, value, CHECKSUM_BYTES);
+    memcpy(commit, value + CHECKSUM_BYTES + (STATE_NUMBERS - 1) * sizeof *commit, sizeof *commit);
+    return checksum == meta_checksum("state", value + CHECKSUM_BYTES, STATE_BYTES);
+}
+
 /* A secret with one bit changed would make every key look absent, an older number would bring fences back. */
 static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size)
 {
@@ -126,11 +142,12 @@ static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name,
     return checksum == meta_checksum(name, data, size) ? 0 : MDB_CORRUPTED;
 }
 
+/* Every transaction writes it, with its own number: then a damaged root cannot pass an earlier state for this one. */
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state)
 {
     const struct clock_mark *mark = &state->mark;
-    const uint64_t numbers[5] = {state->next_number, mark->retention_ms, mark->wall_ms, mark->boot_ms,
-                                 state->log_slots};
+    const uint64_t numbers[STATE_NUMBERS] = {state->next_number, mark->retention_ms, mark->wall_ms,
+                                             mark->boot_ms,      state->log_slots,   mdb_txn_id(txn)};
     uint8_t bytes[STATE_BYTES];
 
     memcpy(bytes, numbers, sizeof numbers);
@@ -189,7 +206,7 @@ static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store
 bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
                        struct store_error *error)
 {
-    uint64_t numbers[5];
+    uint64_t numbers[STATE_NUMBERS];
     uint8_t bytes[STATE_BYTES];
     MDB_txn *txn = NULL;
     int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
@@ -204,10 +221,14 @@ bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct 
         mdb_txn_abort(txn);
         return false;
     }
+    memcpy(numbers, bytes, sizeof numbers);
+    if (numbers[5] != mdb_txn_id(txn)) {
+        mdb_txn_abort(txn);
+        return fail(error, "its state is not that of its last commit", MDB_CORRUPTED);
+    }
     /* Committed, not aborted: else the handles of the tables that it opened would go. */
     if ((code = mdb_txn_commit(txn)) != 0)
         return fail(error, "facts", code);
-    memcpy(numbers, bytes, sizeof numbers);
     *state = (struct tables_state){.next_number = numbers[0], .log_slots = (uint32_t)numbers[4]};
     state->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};
     memcpy(state->mark.boot_id, bytes + sizeof numbers, sizeof state->mark.boot_id);

@@ -129,6 +129,31 @@ class Damaged(Case):
                 self.assertEqual(client.begin("kept").answer, RUNNING)
                 self.assertEqual(client.begin("lost").answer, EXECUTE)
 
+    def test_what_lies_behind_a_bad_page_is_not_lost(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        keys = [f"key-{i:03}" for i in range(400)]
+        for key in keys:
+            client.complete(key, client.begin(key).grant.fence, b"x" * 200)
+        daemon.terminate()
+        with open(os.path.join(daemon.data, "store", "data.mdb"), "r+b") as data:
+            content, at = data.read(), -1
+            while (at := content.find(self.record_of("key-200"), at + 1)) >= 0:
+                data.seek(at // 4096 * 4096)
+                data.write(bytes(4096))
+        failed = self.start_fails(daemon)
+        self.assertEqual(failed.returncode, 65)
+        self.assertIn(b"--accept-loss", failed.stderr)
+        daemon.options = ["--accept-loss"]
+        daemon.start()
+        self.assertEqual(sum("event=lost" in line and "read_from" in line for line in daemon.log), 2)
+        client = self.client(daemon)
+        lost = [key for key in keys if client.begin(key).answer == EXECUTE]
+        # Those of one page, side by side.
+        self.assertIn("key-200", lost)
+        self.assertLess(len(lost), 30)
+        self.assertEqual(lost, keys[keys.index(lost[0]):keys.index(lost[-1]) + 1])
+
     def test_a_file_that_is_no_store(self):
         daemon = self.daemon()
         daemon.terminate()

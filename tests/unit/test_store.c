@@ -636,6 +636,15 @@ static void checking(void **state)
     reopen(world);
 }
 
+/* A child's crash ends it, and is not this test's. */
+static void crash_alone(void)
+{
+    static const int signals[] = {SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS};
+
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        signal(signals[i], SIG_DFL);
+}
+
 /* The data file as bytes, while no store has it open. */
 struct file {
     uint8_t *data;
@@ -809,6 +818,61 @@ static void the_thread_takes_no_signal(void **state)
     pthread_sigmask(SIG_UNBLOCK, &one, NULL);
 }
 
+enum { META_MAIN_ROOT_AT = 128, META_LAST_COMMIT_AT = 144 };
+
+/* LMDB would take the commit before the last for the last one, and what was acknowledged in between would be absent. */
+static void no_commit_is_passed_for_the_last(void **state)
+{
+    struct world *world = *state;
+
+    for (int commits = 0; commits < 6; commits++) {
+        struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+        commit(world);
+        struct file file = read_file(world);
+        for (int at = 0; at < 2 * 8; at++)
+            for (int bit = 0; bit < 8; bit++) {
+                struct store_error error = {0};
+                uint8_t *byte = file.data + at / 8 * 4096 + META_LAST_COMMIT_AT + at % 8;
+                *byte ^= (uint8_t)(1 << bit);
+                write_file(&file);
+                world->store = try_open(world, 1 << 30, &error);
+                if (world->store)
+                    fail_msg("bit %d of byte %d is changed, and the store opens", bit, at);
+                assert_int_equal(error.exit_code, 65);
+                *byte ^= (uint8_t)(1 << bit);
+            }
+        write_file(&file);
+        mem_free(file.data);
+        reopen(world);
+    }
+}
+
+/* A root that points where the one before it did. */
+static void no_earlier_state_is_passed_for_the_last(void **state)
+{
+    struct world *world = *state;
+    struct store_error error = {0};
+
+    for (int i = 0; i < 3; i++) {
+        struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+        commit(world);
+    }
+    struct file file = read_file(world);
+    uint64_t commits[2];
+    for (int i = 0; i < 2; i++)
+        memcpy(&commits[i], file.data + i * 4096 + META_LAST_COMMIT_AT, sizeof commits[i]);
+    const int newest = commits[1] > commits[0];
+    memcpy(file.data + newest * 4096 + META_MAIN_ROOT_AT, file.data + !newest * 4096 + META_MAIN_ROOT_AT, 8);
+    write_file(&file);
+    world->store = try_open(world, 1 << 30, &error);
+    assert_null(world->store);
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "which commit was the last"));
+    mem_free(file.data);
+}
+
 /* A file that grew under a larger quota: here it is said to, and the pages are a hole. */
 static void a_file_above_the_map_has_room(void **state)
 {
@@ -855,8 +919,7 @@ static int checks(struct world *world)
 
     if (child == 0) {
         FILE *sink = freopen("/dev/null", "w", stderr);
-        signal(SIGSEGV, SIG_DFL);
-        signal(SIGBUS, SIG_DFL);
+        crash_alone();
         _exit(sink ? check_data(world->data, sink) : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -973,8 +1036,7 @@ static bool loads(struct world *world)
         struct store_error error;
         struct seen seen;
         FILE *sink = freopen("/dev/null", "w", stderr);
-        signal(SIGSEGV, SIG_DFL);
-        signal(SIGBUS, SIG_DFL);
+        crash_alone();
         world->store = try_open(world, 1 << 30, &error);
         if (sink && (!world->store || !load(world, &seen, &error)))
             _exit(error.exit_code);
@@ -1058,6 +1120,99 @@ static void a_table_with_a_bad_end_is_refused(void **state)
     mem_free(file.data);
 }
 
+/* The sum of all that was loaded: what is absent or is another makes it another. */
+static void sum_unfinished(void *context, uint64_t life, struct bytes record)
+{
+    uint64_t *sum = context;
+
+    (void)record;
+    *sum += life * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+static void sum_finished(void *context, uint64_t place, const struct record *head)
+{
+    uint64_t *sum = context;
+
+    (void)place; /* at another one than it was put at, but not before its end, it is there */
+    *sum += (head->life ^ head->expires_ms << 20) * UINT64_C(0xd1342543de82ef95);
+}
+
+static uint64_t sum_of(struct world *world)
+{
+    uint64_t sum = 0;
+    const struct store_visitor visitor = {sum_unfinished, sum_finished, &sum};
+    struct store_error error;
+
+    world->store = try_open(world, 1 << 30, &error);
+    return world->store && store_load(world->store, &visitor, &error) ? sum : 0;
+}
+
+/* 0: refused, in whatever way. */
+static uint64_t sum_in_child(struct world *world)
+{
+    int results[2], status;
+    uint64_t sum = 0;
+
+    assert_int_equal(pipe(results), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        FILE *sink = freopen("/dev/null", "w", stderr);
+        crash_alone();
+        alarm(20);
+        sum = sum_of(world);
+        _exit(sink && write(results[1], &sum, sizeof sum) == sizeof sum ? 0 : 1);
+    }
+    close(results[1]);
+    if (read(results[0], &sum, sizeof sum) != sizeof sum)
+        sum = 0;
+    close(results[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return sum;
+}
+
+/* Leaves and branches, more than one commit old in part. */
+static struct file file_of_many_commits(struct world *world)
+{
+    for (uint64_t i = 0; i < 40; i++) {
+        struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+        for (uint64_t j = 0; j < 5; j++) {
+            struct record done = finished(&record, world->store, 1800000000000 + i * j * 1000);
+            done.life = done.fence = done.revision;
+            append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+        }
+        commit(world);
+    }
+    return read_file(world);
+}
+
+/* One bit anywhere in the file: the store is refused, or has every key still. A number of such bits, always the same.
+ */
+static void no_flipped_bit_makes_a_key_absent(void **state)
+{
+    enum { FLIPS = 300 };
+    struct world *world = *state;
+    struct file file = file_of_many_commits(world);
+    const uint64_t sum = sum_in_child(world);
+    uint64_t random = 88172645463325252, refused = 0;
+
+    assert_int_not_equal(sum, 0);
+    for (int i = 0; i < FLIPS; i++) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        const uint64_t bit = random % (file.size * 8);
+        file.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        write_file(&file);
+        const uint64_t flipped = sum_in_child(world);
+        if (flipped != 0 && flipped != sum)
+            fail_msg("bit %d of byte %d is changed, and a key is absent", (int)(bit % 8), (int)(bit / 8));
+        refused += flipped == 0;
+        file.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    assert_true(refused > FLIPS / 50);
+    write_file(&file);
+    mem_free(file.data);
+}
+
 int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -1078,6 +1233,9 @@ int main(void)
         STORE_TEST(checking_finds_every_bad_page),
         STORE_TEST(a_store_without_its_file_is_refused),
         STORE_TEST(a_new_store_needs_a_clock_that_is_set),
+        STORE_TEST(no_commit_is_passed_for_the_last),
+        STORE_TEST(no_earlier_state_is_passed_for_the_last),
+        STORE_TEST(no_flipped_bit_makes_a_key_absent),
         STORE_TEST(a_file_above_the_map_has_room),
         STORE_TEST(what_cannot_be_allocated_ahead_is_full),
         STORE_TEST(the_thread_takes_no_signal),
