@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -995,6 +996,43 @@ static void no_room_in_the_log(void **state)
     mem_free(data);
 }
 
+/* After a commit that failed nothing is tried again, neither then nor at the end: it may yet be on the disk. */
+static void a_failed_commit(void **state)
+{
+    struct world *world = *state;
+    struct rlimit before, low;
+    struct store_event event;
+    struct stat status;
+    char path[128];
+
+    work(world);
+    commit(world);
+    const uint64_t applied = store_durable_number(world->store);
+    work_and_flush(world, 100);
+    work_and_flush(world, 100);
+    snprintf(path, sizeof path, "%s/store/data.mdb", world->data);
+    assert_int_equal(stat(path, &status), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    low = before;
+    low.rlim_cur = (rlim_t)status.st_size;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    begin_apply(world);
+    while (store_applying(world->store))
+        event = wait_any(world);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_true(event.failed);
+    assert_false(store_poll(world->store, &event));
+    const uint64_t durable = store_durable_number(world->store);
+    store_close(world->store);
+    world->store = NULL;
+    assert_in_tables(world, applied + 1);
+    reopen(world);
+    assert_int_equal(store_durable_number(world->store), durable);
+    assert_worked(world);
+}
+
 /* A whole life of the store, of which the n-th call to the log's disk fails. Returns how far it was durable. */
 static uint64_t life_with_faults(struct world *world)
 {
@@ -1072,6 +1110,7 @@ int main(void)
         STORE_TEST(closing_applies),
         SIM_TEST(a_failed_flush),
         SIM_TEST(no_room_in_the_log),
+        SIM_TEST(a_failed_commit),
         SIM_TEST(the_nth_failure),
     };
 
