@@ -67,7 +67,7 @@ static uint64_t slot_bytes(uint32_t slot)
 static bool fail(struct store_error *error, int exit_code, const char *what, const char *path, const char *reason)
 {
     error->exit_code = exit_code;
-    snprintf(error->message, sizeof error->message, "%.220s: %.40s: %.220s", path, what, reason);
+    snprintf(error->message, sizeof error->message, "%.200s: %s: %.250s", path, what, reason);
     return false;
 }
 

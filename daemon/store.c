@@ -83,6 +83,7 @@ struct store {
 
     struct batch open, flight;
     bool in_flight, flushed_inline;
+    bool failed; /* a flush or a commit: nothing is tried again */
     uint64_t durable, applied;
     uint64_t opened_ns, submitted_ns; /* when the open batch got its first change; when the one in flight left */
     struct unapplied *tail;
@@ -355,7 +356,8 @@ struct store *store_open(const struct store_options *options, struct store_error
     return NULL;
 }
 
-/* What is left is brought in, so that the next start has nothing to do. Without success it does it all the same. */
+/* What is left is brought in, so that the next start has nothing to do. Without success it does it all the same. Not
+ * after a failure: what a commit left unflushed may read as if it were on the disk. */
 static void apply_rest(struct store *store)
 {
     struct bytes *batches = mem_alloc(store->tail_count * sizeof *batches);
@@ -389,7 +391,8 @@ void store_close(struct store *store)
     worker_stop(&store->writer);
     worker_stop(&store->applier);
     if (store->reader) {
-        if (!store_poll(store, &event) || !event.failed)
+        store_poll(store, &event);
+        if (!store->failed)
             apply_rest(store);
         mdb_txn_abort(store->reader);
     }
@@ -570,9 +573,9 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
 
 /* ---- What the threads say ------------------------------------------------------------------------- */
 
-static void fail_event(struct store_event *event, const char *what, int code)
+static void fail_event(struct store *store, struct store_event *event, const char *what, int code)
 {
-    event->failed = true;
+    store->failed = event->failed = true;
     snprintf(event->message, sizeof event->message, "%s failed: %s", what, mdb_strerror(code));
 }
 
@@ -582,7 +585,7 @@ static void take_written(struct store *store, struct store_event *event)
 
     store->in_flight = store->flushed_inline = false;
     if (writing->code != 0) {
-        fail_event(event, "a flush of the log", writing->code);
+        fail_event(store, event, "a flush of the log", writing->code);
         return;
     }
     store->durable = store->flight.next - 1;
@@ -602,7 +605,7 @@ static void take_applied(struct store *store, struct store_event *event)
     const struct applying *applying = &store->applying;
 
     if (applying->code != 0) {
-        fail_event(event, "a commit of the tables", applying->code);
+        fail_event(store, event, "a commit of the tables", applying->code);
         return;
     }
     take_look(store, applying);

@@ -14,8 +14,8 @@ enum { FILES_MAX = 32, NAME_BYTES = 32, CALL_KINDS = 6 };
 struct file {
     char name[NAME_BYTES]; /* empty: no file */
     uint8_t *data;
-    uint64_t size;
-    uint64_t ghost_size; /* a cut that is not flushed: the data goes on to here. Else as size */
+    uint64_t size, capacity; /* the memory is used again by the next file here */
+    uint64_t ghost_size;     /* a cut that is not flushed: the data goes on to here. Else as size */
     unsigned opened;
 };
 
@@ -54,6 +54,18 @@ static struct file *find_file(const char *path)
     return NULL;
 }
 
+/* What is new at its end is zero: a ghost is gone then. */
+static void set_size(struct file *file, uint64_t bytes)
+{
+    if (bytes > file->capacity) {
+        file->capacity = bytes;
+        file->data = mem_resize(file->data, bytes);
+    }
+    if (bytes > file->size)
+        memset(file->data + file->size, 0, bytes - file->size);
+    file->size = file->ghost_size = bytes;
+}
+
 /* A place for a new file; one that is still open is not used again. */
 static struct file *new_file(const char *path, uint64_t bytes)
 {
@@ -63,22 +75,11 @@ static struct file *new_file(const char *path, uint64_t bytes)
     while (i < FILES_MAX && (sim.files[i].name[0] || sim.files[i].opened))
         i++;
     assert(i < FILES_MAX && strlen(name) > 0 && strlen(name) < NAME_BYTES);
-    mem_free(sim.files[i].data);
-    sim.files[i] = (struct file){.data = mem_zero(1, bytes), .size = bytes, .ghost_size = bytes};
-    strcpy(sim.files[i].name, name);
-    return &sim.files[i];
-}
-
-/* The data behind the file's end is zero, unless it is a ghost's. */
-static void set_size(struct file *file, uint64_t bytes)
-{
-    if (bytes == file->size && file->ghost_size == file->size)
-        return;
-    uint8_t *data = mem_zero(1, bytes);
-    memcpy(data, file->data, bytes < file->size ? bytes : file->size);
-    mem_free(file->data);
-    file->data = data;
-    file->size = file->ghost_size = bytes;
+    struct file *file = &sim.files[i];
+    strcpy(file->name, name);
+    file->size = file->ghost_size = 0;
+    set_size(file, bytes);
+    return file;
 }
 
 /* ---- Tearing ------------------------------------------------------------------------- */
@@ -273,10 +274,9 @@ unsigned sim_disk_end(void)
 
 void sim_disk_reset(uint64_t seed)
 {
-    const unsigned opened = sim_disk_end();
-
-    assert(opened == 0);
-    (void)opened;
+    assert(sim_disk_open_files() == 0);
+    for (unsigned i = 0; i < FILES_MAX; i++)
+        sim.files[i].name[0] = 0;
     memset(sim.calls, 0, sizeof sim.calls);
     sim.seed = seed * 2 + 1;
     sim.off = false;

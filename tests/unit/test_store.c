@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,8 @@
 
 #include "daemon/check.h"
 #include "daemon/memory.h"
+#include "daemon/tables.h"
+#include "tests/model/sim_disk.h"
 
 /* Stands before clock_read_mark in what is tested: the wall clock can be one that was never set. */
 void __wrap_clock_read_mark(struct clock_mark *mark);
@@ -50,7 +53,9 @@ struct world {
     int wake[2];
     bool accept_loss;
     struct store *store;
-    uint64_t boot_ms; /* as the store is told */
+    uint64_t boot_ms;        /* as the store is told */
+    const struct disk *disk; /* of the log; NULL: the system's */
+    uint64_t base;           /* number of the first change of the workload */
 };
 
 static void on_wake(void *context)
@@ -65,6 +70,7 @@ static struct store *try_open(struct world *world, uint64_t quota_bytes, struct 
     const struct store_options options = {.directory = world->data,
                                           .quota_bytes = quota_bytes,
                                           .accept_loss = world->accept_loss,
+                                          .disk = world->disk,
                                           .wake = on_wake,
                                           .wake_context = world};
 
@@ -1213,9 +1219,526 @@ static void no_flipped_bit_makes_a_key_absent(void **state)
     mem_free(file.data);
 }
 
+/* ---- A workload of which every number tells its change ------------------------------------------- */
+
+/* In turns of four numbers: a life begins with an input, has a checkpoint, finishes with a body; then a life begins
+ * that stays, or the one of the turn before goes. */
+enum { TURN = 4, SIZE_MAX_OF_WORK = 9000 };
+
+static uint32_t work_size(uint64_t number)
+{
+    return (uint32_t)(number * 2654435761u % SIZE_MAX_OF_WORK) + 1;
+}
+
+static uint64_t work_place(const struct world *world, uint64_t number)
+{
+    return UINT64_C(1900000000) << 30 | (number - world->base);
+}
+
+static struct record work_record(uint64_t life, uint64_t number)
+{
+    return (struct record){.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of("k", 1)},
+                           .hash = 77,
+                           .state = RECORD_RUNNING,
+                           .life = life,
+                           .fence = life,
+                           .revision = number,
+                           .attempt = 1,
+                           .lease_ms = 1000,
+                           .begun_ms = 1};
+}
+
+static void work(struct world *world)
+{
+    const uint64_t number = store_next_number(world->store), at = number - world->base, turn = at / TURN;
+    const uint32_t size = work_size(number);
+    uint8_t *data = pattern(size, (unsigned)number);
+    struct bytes values[BLOB_KINDS] = {{0}};
+    struct record record = work_record(number - at % TURN, number);
+
+    if (at % TURN == 0) {
+        record.input_bytes = size;
+        values[BLOB_INPUT] = bytes_of(data, size);
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
+    } else if (at % TURN == 1) {
+        record.input_bytes = work_size(number - 1);
+        record.checkpoint_bytes = size;
+        values[BLOB_CHECKPOINT] = bytes_of(data, size);
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
+    } else if (at % TURN == 2) {
+        struct record done = finished(&record, world->store, 1900000000000);
+        done.body_field_bytes = size;
+        values[BLOB_BODY] = bytes_of(data, size);
+        append(world->store, STORE_FINISH, &done, work_place(world, number), values);
+    } else if (turn % 2 == 0) {
+        record = work_record(number, number);
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    } else {
+        record = work_record(number - TURN, number);
+        append(world->store, STORE_REMOVE_UNFINISHED, &record, 0, NULL);
+    }
+    mem_free(data);
+}
+
+static void assert_value(struct world *world, uint64_t key, enum blob_kind kind, uint64_t number)
+{
+    const uint32_t size = work_size(number);
+    uint8_t *data = pattern(size, (unsigned)number), *out = mem_alloc(size);
+
+    assert_int_equal(store_read_value(world->store, key, kind, size, out), STORE_FOUND);
+    assert_memory_equal(out, data, size);
+    mem_free(data);
+    mem_free(out);
+}
+
+/* The store has what the workload left up to the newest number that is durable, and that only. */
+static void assert_worked(struct world *world)
+{
+    const uint64_t count = store_durable_number(world->store) + 1 - world->base;
+    uint32_t unfinished = 0, done = 0;
+    const struct seen seen = look(world);
+
+    for (uint64_t at = 0; at < count; at++) {
+        const uint64_t number = world->base + at, in_turn = at % TURN, turn = at / TURN;
+        struct bytes bytes;
+        struct record record;
+        if (in_turn == 2) {
+            done++;
+            assert_int_equal(store_read_finished(world->store, work_place(world, number), &bytes), STORE_FOUND);
+            assert_int_equal(record_decode(bytes, &record), RECORD_GOOD);
+            assert_int_equal(record.revision, number);
+            assert_value(world, work_place(world, number), BLOB_BODY, number);
+        } else if (in_turn < 2 && turn == (count - 1) / TURN && (count - 1) % TURN < 2) {
+            unfinished += in_turn == 0;
+            assert_value(world, number - in_turn, in_turn ? BLOB_CHECKPOINT : BLOB_INPUT, number);
+        } else if (in_turn < 2) {
+            uint8_t byte;
+            assert_int_equal(store_read_value(world->store, number, BLOB_INPUT, 1, &byte), STORE_MISSING);
+        } else {
+            unfinished += turn % 2 == 0 && at + TURN >= count;
+        }
+    }
+    store_end_turn(world->store);
+    assert_int_equal(seen.unfinished, unfinished);
+    assert_int_equal(seen.finished, done);
+}
+
+/* As wait_event, of a store that may fail. */
+static struct store_event wait_any(struct world *world)
+{
+    struct store_event event;
+    char byte;
+
+    while (!store_poll(world->store, &event))
+        assert_int_equal(read(world->wake[0], &byte, 1), 1);
+    return event;
+}
+
+/* The tail is old enough. */
+static void begin_apply(struct world *world)
+{
+    store_apply(world->store, 0, world->boot_ms);
+    if (!store_applying(world->store))
+        store_apply(world->store, 0, world->boot_ms += 5000);
+}
+
+static void work_and_flush(struct world *world, int changes)
+{
+    for (int i = 0; i < changes; i++)
+        work(world);
+    flush(world);
+}
+
+/* ---- Killed at chosen moments ------------------------------------------------------------------------- */
+
+enum moment { AFTER_FLUSH, WHILE_APPLYING, AFTER_COMMIT, ANY_MOMENT, MOMENTS };
+
+/* In the child. Says what is durable as soon as it is. */
+static void say_durable(struct world *world, int said)
+{
+    const uint64_t durable = store_durable_number(world->store);
+
+    if (write(said, &durable, sizeof durable) != sizeof durable)
+        _exit(1);
+}
+
+static void live_and_die(struct world *world, enum moment moment, unsigned round, int said)
+{
+    char byte;
+
+    reopen(world);
+    for (unsigned i = 0; moment == ANY_MOMENT || i < 3 + round % 4; i++) {
+        work_and_flush(world, 1 + (int)((i * 7 + round) % 50));
+        say_durable(world, said);
+        if (moment == ANY_MOMENT && i % 3 == 2)
+            apply(world, 0);
+    }
+    if (moment != AFTER_FLUSH) {
+        while (poll(&(struct pollfd){.fd = world->wake[0], .events = POLLIN}, 1, 0) > 0)
+            if (read(world->wake[0], &byte, 1) != 1)
+                _exit(1);
+        begin_apply(world);
+        if (!store_applying(world->store))
+            _exit(2);
+        if (moment == WHILE_APPLYING)
+            usleep(round * 97 % 2500);
+        else if (read(world->wake[0], &byte, 1) != 1) /* it is in the tables, and nobody took note */
+            _exit(1);
+    }
+    raise(SIGKILL);
+}
+
+static void killed_at(struct world *world, enum moment moment, unsigned round)
+{
+    int said[2];
+    uint64_t durable = 0, number;
+    unsigned count = 0;
+
+    store_close(world->store);
+    world->store = NULL;
+    assert_int_equal(pipe(said), 0);
+    const pid_t child = fork();
+    if (child == 0)
+        live_and_die(world, moment, round, said[1]);
+    close(said[1]);
+    while (read(said[0], &number, sizeof number) == sizeof number) {
+        durable = number;
+        if (moment == ANY_MOMENT && ++count == 2 + round)
+            kill(child, SIGKILL);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    close(said[0]);
+
+    /* Recovery may be killed too, and does it again. */
+    for (unsigned i = 0; i < 2; i++) {
+        const pid_t opener = fork();
+        if (opener == 0) {
+            reopen(world);
+            raise(SIGKILL);
+        }
+        usleep((round * 131 + i * 977) % 4000);
+        kill(opener, SIGKILL);
+        waitpid(opener, NULL, 0);
+    }
+    reopen(world);
+    assert_true(store_durable_number(world->store) >= durable);
+    if (moment != ANY_MOMENT)
+        assert_int_equal(store_durable_number(world->store), durable);
+    assert_int_equal(store_next_number(world->store), store_durable_number(world->store) + 1);
+    assert_worked(world);
+    reopen(world);
+    assert_worked(world);
+}
+
+static void killed_at_each_moment(void **state)
+{
+    struct world *world = *state;
+
+    world->base = store_next_number(world->store);
+    for (unsigned round = 0; round < 6; round++)
+        for (enum moment moment = 0; moment < MOMENTS; moment++)
+            killed_at(world, moment, round);
+}
+
+/* ---- When it is applied --------------------------------------------------------------------------------- */
+
+static void applied_when_old(void **state)
+{
+    struct world *world = *state;
+
+    world->base = store_next_number(world->store);
+    assert_int_equal(store_apply(world->store, 0, 1000), UINT64_MAX);
+    work_and_flush(world, 5);
+    assert_int_equal(store_apply(world->store, 0, 2000), 7000);
+    work_and_flush(world, 1);
+    assert_int_equal(store_apply(world->store, 0, 6999), 7000);
+    assert_false(store_applying(world->store));
+    assert_true(store_tail_bytes(world->store) > 0);
+    store_apply(world->store, 0, 7000);
+    assert_true(store_applying(world->store));
+    /* What comes meanwhile is flushed, and is the next tail. */
+    work_and_flush(world, 3);
+    struct store_event event = {0};
+    while (store_applying(world->store))
+        event = wait_event(world);
+    assert_int_equal(event.applied, world->base + 5);
+    assert_int_equal(event.durable, world->base + 8);
+    assert_int_equal(store_apply(world->store, 0, 9000), 14000);
+    reopen(world);
+    assert_worked(world);
+}
+
+static void applied_when_large(void **state)
+{
+    enum { PART = 200 * 1024, LIMIT = 16 * 1024 * 1024 };
+    struct world *world = *state;
+    uint8_t *data = pattern(PART, 1);
+    uint64_t flushed = 0;
+
+    for (;;) {
+        struct record record = some_record(world->store, "k");
+        record.input_bytes = PART;
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, PART)});
+        flush(world);
+        flushed += PART;
+        store_apply(world->store, 0, 1000);
+        struct store_event event = {0};
+        const bool began = store_applying(world->store);
+        while (store_applying(world->store))
+            event = wait_event(world);
+        if (began && event.applied == event.durable)
+            break;
+        assert_true(flushed < LIMIT); /* until then it makes slots, nothing else */
+        assert_true(store_tail_bytes(world->store) >= flushed);
+    }
+    assert_true(flushed + 16 * PART > LIMIT);
+    assert_int_equal(store_tail_bytes(world->store), 0);
+    mem_free(data);
+}
+
+static void assert_in_tables(struct world *world, uint64_t next)
+{
+    struct tables tables;
+    struct tables_state state;
+    struct store_facts facts;
+    struct store_error error;
+    char path[128];
+
+    snprintf(path, sizeof path, "%s/store", world->data);
+    assert_true(tables_open(&tables, path, 1 << 30, true, &error));
+    assert_true(tables_read_facts(&tables, &facts, &state, &error));
+    tables_close(&tables);
+    assert_int_equal(state.next_number, next);
+}
+
+/* Closing waits for the batch in flight, drops the open one, and leaves nothing to recover. */
+static void closing_applies(void **state)
+{
+    struct world *world = *state;
+    struct clock_mark mark;
+
+    world->base = store_next_number(world->store);
+    for (int round = 0; round < 4; round++) {
+        work_and_flush(world, 30);
+        work_and_flush(world, 1);
+        clock_read_mark(&mark);
+        mark.retention_ms = mark.wall_ms;
+        for (int i = 0; i < (round % 2 ? 2 : 20); i++)
+            work(world);
+        store_submit(world->store, &mark);
+        const uint64_t next = store_next_number(world->store);
+        for (int i = 0; i < round; i++)
+            work(world);
+        if (round == 3) {
+            begin_apply(world);
+            assert_true(store_applying(world->store));
+        }
+        store_close(world->store);
+        world->store = NULL;
+        assert_in_tables(world, next);
+        reopen(world);
+        assert_int_equal(store_next_number(world->store), next);
+        assert_worked(world);
+    }
+}
+
+/* ---- On a disk that fails ---------------------------------------------------------------------------------- */
+
+static int set_up_sim(void **state)
+{
+    struct world *world;
+
+    if (set_up(state) != 0)
+        return -1;
+    world = *state;
+    store_close(world->store);
+    world->store = NULL;
+    /* Built again, with its log on the other disk. */
+    char path[200];
+    static const char *const names[] = {"store/data.mdb", "store/lock.mdb", "store/log.0", "store"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", world->data, names[i]);
+        if (remove(path) != 0)
+            return -1;
+    }
+    sim_disk_reset(11);
+    world->disk = &sim_disk;
+    reopen(world);
+    world->base = store_next_number(world->store);
+    return 0;
+}
+
+static int tear_down_sim(void **state)
+{
+    const int code = tear_down(state);
+
+    return sim_disk_end() == 0 ? code : -1;
+}
+
+static void a_failed_flush(void **state)
+{
+    struct world *world = *state;
+    struct clock_mark mark;
+
+    /* On the loop, and on the writing thread. */
+    for (int changes = 1; changes <= 21; changes += 5) {
+        struct store_event event;
+        work_and_flush(world, 7);
+        const uint64_t durable = store_durable_number(world->store);
+        sim_disk_fail(SIM_WRITE, 1, true, EIO);
+        for (int i = 0; i < changes; i++)
+            work(world);
+        clock_read_mark(&mark);
+        store_submit(world->store, &mark);
+        event = wait_any(world);
+        assert_true(event.failed);
+        assert_non_null(strstr(event.message, strerror(EIO)));
+        assert_int_equal(store_durable_number(world->store), durable);
+        for (int i = 0; i < 3; i++)
+            assert_false(store_poll(world->store, &event)); /* it says so once */
+        sim_disk_power_on();
+        reopen(world);
+        /* The batch that failed may be there all the same, whole. */
+        assert_true(store_durable_number(world->store) == durable ||
+                    store_durable_number(world->store) == durable + (uint64_t)changes);
+        assert_worked(world);
+    }
+}
+
+static void no_room_in_the_log(void **state)
+{
+    struct world *world = *state;
+    uint8_t *data = pattern(300 * 1024, 1);
+    struct store_event event = {0};
+    int flushed = 0;
+
+    sim_disk_fail(SIM_MAKE, 1, true, ENOSPC); /* another slot is not to be had */
+    for (int round = 0; round < 3; round++) {
+        for (flushed = 0; store_ready(world->store); flushed++) {
+            assert_true(flushed < 10);
+            struct record record = some_record(world->store, "k");
+            record.input_bytes = 300 * 1024;
+            append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+                   (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, 300 * 1024)});
+            if (store_ready(world->store))
+                flush(world);
+        }
+        /* Three are in - the first of them since the round before -, the next has no room. */
+        assert_int_equal(flushed, round ? 3 : 4);
+        assert_true(store_pending(world->store) && !store_busy(world->store));
+        /* That is a reason to apply, at once. */
+        store_apply(world->store, 0, 1000);
+        assert_true(store_applying(world->store));
+        while (store_applying(world->store))
+            event = wait_event(world);
+        assert_int_equal(event.applied, store_durable_number(world->store));
+        assert_true(store_space(world->store, 0).full);
+        assert_true(store_ready(world->store));
+        flush(world);
+    }
+    mem_free(data);
+}
+
+/* After a commit that failed nothing is tried again, neither then nor at the end: it may yet be on the disk. */
+static void a_failed_commit(void **state)
+{
+    struct world *world = *state;
+    struct rlimit before, low;
+    struct store_event event;
+    struct stat status;
+    char path[128];
+
+    work(world);
+    commit(world);
+    const uint64_t applied = store_durable_number(world->store);
+    work_and_flush(world, 100);
+    work_and_flush(world, 100);
+    snprintf(path, sizeof path, "%s/store/data.mdb", world->data);
+    assert_int_equal(stat(path, &status), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    low = before;
+    low.rlim_cur = (rlim_t)status.st_size;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    begin_apply(world);
+    while (store_applying(world->store))
+        event = wait_any(world);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_true(event.failed);
+    assert_false(store_poll(world->store, &event));
+    const uint64_t durable = store_durable_number(world->store);
+    store_close(world->store);
+    world->store = NULL;
+    assert_in_tables(world, applied + 1);
+    reopen(world);
+    assert_int_equal(store_durable_number(world->store), durable);
+    assert_worked(world);
+}
+
+/* A whole life of the store, of which the n-th call to the log's disk fails. Returns how far it was durable. */
+static uint64_t life_with_faults(struct world *world)
+{
+    struct store_error error = {0};
+    uint64_t durable = world->base - 1;
+
+    world->store = try_open(world, UINT64_C(1) << 33, &error);
+    if (!world->store) {
+        assert_int_equal(error.exit_code, 74);
+        return durable;
+    }
+    for (int i = 0; i < 60; i++) {
+        struct clock_mark mark;
+        struct store_event event = {0};
+        for (int change = 0; change <= i % 7; change++)
+            work(world);
+        clock_read_mark(&mark);
+        mark.retention_ms = mark.wall_ms;
+        if (store_ready(world->store))
+            store_submit(world->store, &mark);
+        if (!store_applying(world->store))
+            store_apply(world->store, 0, world->boot_ms += 1000);
+        while (!event.failed && (store_busy(world->store) || store_applying(world->store)))
+            event = wait_any(world);
+        durable = store_durable_number(world->store);
+        if (event.failed)
+            break;
+    }
+    return durable;
+}
+
+static void the_nth_failure(void **state)
+{
+    static const int codes[] = {EIO, ENOSPC};
+    struct world *world = *state;
+    bool met = true;
+
+    for (uint32_t nth = 1; met; nth++) {
+        met = false;
+        for (int mode = 0; mode < 4; mode++) {
+            store_close(world->store);
+            sim_disk_power_on();
+            sim_disk_fail(SIM_ALL, nth, mode % 2, codes[mode / 2]);
+            const uint64_t durable = life_with_faults(world);
+            met |= sim_disk_failed() > 0;
+            store_close(world->store);
+            world->store = NULL;
+            sim_disk_power_on();
+            reopen(world);
+            assert_true(store_durable_number(world->store) >= durable);
+        }
+        assert_worked(world);
+        assert_true(nth < 400);
+    }
+}
+
 int main(void)
 {
 #define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define SIM_TEST(name)   cmocka_unit_test_setup_teardown(name, set_up_sim, tear_down_sim)
     const struct CMUnitTest tests[] = {
         STORE_TEST(a_new_store),
         STORE_TEST(values_of_every_size),
@@ -1241,6 +1764,14 @@ int main(void)
         STORE_TEST(the_thread_takes_no_signal),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
+        STORE_TEST(killed_at_each_moment),
+        STORE_TEST(applied_when_old),
+        STORE_TEST(applied_when_large),
+        STORE_TEST(closing_applies),
+        SIM_TEST(a_failed_flush),
+        SIM_TEST(no_room_in_the_log),
+        SIM_TEST(a_failed_commit),
+        SIM_TEST(the_nth_failure),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
