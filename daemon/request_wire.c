@@ -33,8 +33,8 @@ static struct cursor cursor_of(struct bytes message)
     return (struct cursor){message.data, message.data + message.size};
 }
 
-/* Steps over the next field; false at the end. */
-static inline bool next_field(struct cursor *cursor, struct wire_field *field)
+/* Steps over the next field; false at the end. Inline in each of the few loops: it takes half of their time. */
+__attribute__((always_inline)) static inline bool next_field(struct cursor *cursor, struct wire_field *field)
 {
     if (cursor->at == cursor->end)
         return false;

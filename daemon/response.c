@@ -336,10 +336,8 @@ struct response response_of_reply_by_messages(struct arena *arena, uint64_t id, 
 
 struct response response_of_reply(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now)
 {
-    struct response response;
-
-    if (reply->code == CODE_OK && response_wire_put(arena, id, reply, now, &response))
-        return response;
+    if (reply->code == CODE_OK && response_wire_has(reply))
+        return response_wire_put(arena, id, reply, now);
     return response_of_reply_by_messages(arena, id, reply, now);
 }
 

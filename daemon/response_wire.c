@@ -5,7 +5,6 @@
 
 #include <assert.h>
 
-#include "daemon/response.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 
@@ -25,10 +24,6 @@ struct writer {
 
 static inline void put_varint(struct writer *writer, uint64_t value)
 {
-    if (value < 0x80) {
-        *--writer->at = (uint8_t)value;
-        return;
-    }
     writer->at -= frame_varint_bytes(value);
     frame_put_varint(writer->at, value);
 }
@@ -183,7 +178,7 @@ static void put_result(struct writer *writer, const struct reply *reply, const s
 
 /* ---- Responses ----------------------------------------------------------------------- */
 
-static bool is_written_here(const struct reply *reply)
+bool response_wire_has(const struct reply *reply)
 {
     if (reply->call == CALL_BEGIN)
         return reply->answer == ANSWER_EXECUTE || reply->answer == ANSWER_REPLAY;
@@ -201,12 +196,10 @@ static size_t strings_bytes(const struct reply *reply)
            record->checkpoint_name.size + reply->operation.checkpoint_data.size + reply->operation.input.size;
 }
 
-bool response_wire_put(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now,
-                       struct response *response)
+struct response response_wire_put(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now)
 {
-    if (!is_written_here(reply))
-        return false;
-    assert(reply->code == CODE_OK && (reply->operation.record || (reply->call != CALL_BEGIN && !reply->show_outcome)));
+    assert(reply->code == CODE_OK && response_wire_has(reply));
+    assert(reply->operation.record || (reply->call != CALL_BEGIN && !reply->show_outcome));
     const size_t room = IDEM_FRAME_HEADER_BYTES + NUMBERS_BYTES_MAX + strings_bytes(reply);
     struct writer writer = {.start = arena_alloc(arena, room)};
     assert(writer.start);
@@ -220,6 +213,5 @@ bool response_wire_put(struct arena *arena, uint64_t id, const struct reply *rep
     writer.at -= IDEM_FRAME_HEADER_BYTES;
     assert(writer.at >= writer.start);
     frame_put_header(writer.at, (uint32_t)message_bytes);
-    *response = (struct response){.head = writer.at, .head_bytes = (uint32_t)(end - writer.at), .tail = tail};
-    return true;
+    return (struct response){.head = writer.at, .head_bytes = (uint32_t)(end - writer.at), .tail = tail};
 }

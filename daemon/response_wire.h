@@ -9,11 +9,11 @@
 #include "daemon/arena.h"
 #include "daemon/clock.h"
 #include "daemon/engine.h"
+#include "daemon/response.h"
 
-struct response;
-
-/* Encodes a reply whose code is OK, as response_of_reply says. False, and nothing is done: it is of another kind. */
-bool response_wire_put(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now,
-                       struct response *response);
+/* Is it one of those? Its code is OK. */
+bool response_wire_has(const struct reply *reply);
+/* Encodes such a reply, as response_of_reply says. */
+struct response response_wire_put(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now);
 
 #endif

@@ -6,6 +6,8 @@
 #include "proto/frame.h"
 
 #include <assert.h>
+#include <endian.h>
+#include <string.h>
 
 #include "proto/limits.h"
 
@@ -45,7 +47,7 @@ void frame_put_header(uint8_t *out, uint32_t message_bytes)
     out[4] = (uint8_t)message_bytes;
 }
 
-size_t frame_put_varint(uint8_t *out, uint64_t value)
+size_t frame_put_long_varint(uint8_t *out, uint64_t value)
 {
     size_t bytes = 0;
 
@@ -58,24 +60,12 @@ size_t frame_put_varint(uint8_t *out, uint64_t value)
     return bytes;
 }
 
-size_t frame_varint_bytes(uint64_t value)
-{
-    size_t bytes = 1;
-
-    while (value > VARINT_BITS) {
-        bytes++;
-        value >>= 7;
-    }
-    return bytes;
-}
-
 /* The tenth byte has room for one bit. What stands above it is dropped, as protobuf-c does, so that
  * the scan and the unpacked message never see two numbers. */
-size_t frame_get_varint(const uint8_t *data, size_t size, uint64_t *value)
+static size_t get_bytewise(const uint8_t *data, size_t size, uint64_t *value)
 {
     uint64_t found = 0;
 
-    assert(data != NULL || size == 0);
     for (size_t i = 0; i < size && i < VARINT_BYTES_MAX; i++) {
         found |= (uint64_t)(data[i] & VARINT_BITS) << (7 * i);
         if ((data[i] & VARINT_MORE) == 0) {
@@ -84,4 +74,29 @@ size_t frame_get_varint(const uint8_t *data, size_t size, uint64_t *value)
         }
     }
     return 0;
+}
+
+/* Eight groups of 7 bits, one in each byte, moved together: two by two, then four, then all. */
+static uint64_t join_groups(uint64_t groups)
+{
+    groups = (groups & 0x007f007f007f007f) | (groups & 0x7f007f007f007f00) >> 1;
+    groups = (groups & 0x00003fff00003fff) | (groups & 0x3fff00003fff0000) >> 2;
+    return (groups & 0x000000000fffffff) | (groups & 0x0fffffff00000000) >> 4;
+}
+
+/* Where eight bytes are there and it ends within them, they are taken at once. */
+size_t frame_get_long_varint(const uint8_t *data, size_t size, uint64_t *value)
+{
+    uint64_t word, last;
+
+    assert(data != NULL || size == 0);
+    if (size < sizeof(word))
+        return get_bytewise(data, size, value);
+    memcpy(&word, data, sizeof(word));
+    word = le64toh(word);
+    last = ~word & 0x8080808080808080; /* bytes that no other follows */
+    if (last == 0)
+        return get_bytewise(data, size, value);
+    *value = join_groups(word & (last ^ (last - 1)) & 0x7f7f7f7f7f7f7f7f); /* up to the first of them */
+    return (size_t)__builtin_ctzll(last) / 8 + 1;
 }

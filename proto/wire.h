@@ -29,20 +29,11 @@ enum {
 };
 
 /* What stands below up to wire_read is inline since every field of every message goes through it. The readers return
- * how many bytes they took, 0 where there is no such thing. Most varints take one byte. */
-static inline size_t wire_read_varint(const uint8_t *data, size_t size, uint64_t *value)
-{
-    if (size > 0 && data[0] < 0x80) {
-        *value = data[0];
-        return 1;
-    }
-    return frame_get_varint(data, size, value);
-}
-
+ * how many bytes they took, 0 where there is no such thing. */
 static inline size_t wire_read_tag(const uint8_t *data, size_t size, struct wire_field *field)
 {
     uint64_t tag = 0;
-    const size_t taken = wire_read_varint(data, size, &tag);
+    const size_t taken = frame_get_varint(data, size, &tag);
 
     if (taken == 0 || taken > WIRE_TAG_BYTES_MAX || tag >> 3 == 0 || tag >> 3 > WIRE_NUMBER_MAX)
         return 0;
@@ -65,7 +56,7 @@ static inline size_t wire_read_fixed(const uint8_t *data, size_t size, size_t wi
 
 static inline size_t wire_read_bytes(const uint8_t *data, size_t size, struct wire_field *field)
 {
-    const size_t taken = wire_read_varint(data, size, &field->value);
+    const size_t taken = frame_get_varint(data, size, &field->value);
 
     if (taken == 0 || taken > WIRE_LENGTH_BYTES_MAX || field->value > size - taken)
         return 0;
@@ -78,7 +69,7 @@ static inline size_t wire_read_value(const uint8_t *data, size_t size, struct wi
     field->bytes = data;
     switch ((int)field->type) {
     case PROTOBUF_C_WIRE_TYPE_VARINT:
-        return wire_read_varint(data, size, &field->value);
+        return frame_get_varint(data, size, &field->value);
     case PROTOBUF_C_WIRE_TYPE_64BIT:
         return wire_read_fixed(data, size, 8, &field->value);
     case PROTOBUF_C_WIRE_TYPE_32BIT:

@@ -127,7 +127,12 @@ static void check_varint(uint64_t value, size_t bytes)
     }
     assert_int_equal(frame_get_varint(out, bytes, &found), bytes);
     assert_true(found == value);
+    found = 99;
+    assert_int_equal(frame_get_varint(out, sizeof(out), &found), bytes); /* the same, whatever follows it */
+    assert_true(found == value);
+    memset(out + bytes, 0, sizeof(out) - bytes);
     assert_int_equal(frame_get_varint(out, sizeof(out), &found), bytes);
+    assert_true(found == value);
 }
 
 static void varint_takes_a_byte_for_seven_bits(void **state)
