@@ -77,6 +77,7 @@ class Comparison:
         self.runs, self.rows = [], []
         self.folders = 0
         self.filled = {}      # operations stored -> data directory
+        self.redis = None     # the one with much stored
         self.fill_rate = 0.0  # operations a second of the last large fill
 
     def sections(self):
@@ -144,6 +145,10 @@ class Comparison:
             if name in self.wanted:
                 self.guarded(name, work)
         return sorted(self.rows, key=lambda row: NAMES.index(row.cell))
+
+    def end(self):
+        if self.redis:
+            self.redis.remove()
 
     # ---- The core: fresh servers for every run, which take turns ----
 
@@ -216,7 +221,8 @@ class Comparison:
         for label, _ in self.floors():
             rights = [result["per_second"] for result in results["floors", label]]
             self.rows.append(Row("floors", "claim, 50×16", "/s", "idemd", lefts, label, rights,
-                                 goal=("≥", 0.6) if label == "floor:durable" else None, digits=0))
+                                 goal=("≥", 0.6) if label == "floor:durable" else None, digits=0,
+                                 note=self.limited(results["floors", label])))
 
     # ---- Much stored ----
 
@@ -265,15 +271,17 @@ class Comparison:
 
     def redis_filled(self):
         """A Redis that has as many keys; stopped."""
-        if not hasattr(self, "redis"):
+        if not self.redis:
             redis = Redis(self.folder(), "no")
             try:
                 redis.start()
                 empty = redis.rss_anon_bytes()
                 self.fill(redis, 1, self.count, "Redis")
                 redis.bytes_a_key = (redis.settled(redis.rss_anon_bytes) - empty) / self.count
-            finally:
-                redis.stop()
+            except BaseException:
+                redis.remove()
+                raise
+            redis.stop()
             self.redis = redis
         return self.redis
 
@@ -320,8 +328,8 @@ class Comparison:
             for copy in copies.values():
                 shutil.rmtree(os.path.dirname(copy))
         for what, _ in cells:
-            self.rows.append(Row(cell, what, "/s", millions(count) + " stored", results[what, count],
-                                 millions(SMALL_COUNT), results[what, SMALL_COUNT], goal=goal, digits=0))
+            self.rows.append(Row(cell, f"{what}, {millions(count)} stored to {millions(SMALL_COUNT)}", "/s", "large",
+                                 results[what, count], "small", results[what, SMALL_COUNT], goal=goal, digits=0))
 
     def run_on_stored(self, cell, server, size, load, turn):
         more = ()
