@@ -10,7 +10,7 @@ import sys
 import time
 
 from comparison.report import Failure, Row
-from comparison.servers import Idemd, Redis
+from comparison.servers import Idemd, Redis, die_with_parent
 
 UNFINISHED_MAX = 900000  # claims a daemon may hold are limited; a run of new claims ends there
 SMALL_COUNT = 10000      # operations stored in the store that a large one is held against
@@ -112,7 +112,7 @@ class Comparison:
         if load.keys:
             command += ["--keys", str(load.keys)]
         done = subprocess.run(command + list(more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              timeout=limit_s or seconds + 120)
+                              timeout=limit_s or seconds + 120, preexec_fn=die_with_parent)
         if done.returncode not in (0, 70):
             raise RuntimeError(f"{label}: idem-bench {load.scenario}: {done.stderr.strip()[-300:]}")
         result = json.loads(done.stdout)
