@@ -198,7 +198,7 @@ static void complete(const struct target_request *request)
     record.outcome_code = 200;
     record.body_bytes = floor_lmdb.body_bytes;
     record.body_field_bytes = body.size;
-    if (body.size <= record_inline_room(&record))
+    if (record_has_inline_room(&record, body.size))
         record.inline_values = body;
     else
         change.values[BLOB_BODY] = body;
@@ -240,29 +240,47 @@ static bool put(const struct target_request *request, uint64_t *fence)
     }
 }
 
-/* Waits until the store has nothing in flight. */
-static bool flush(void)
+/* Takes what the store has to say; waits for it where `wait`. False: it failed. */
+static bool poll_store(bool wait)
 {
     struct store_event event;
     uint64_t times;
+
+    while (!store_poll(floor_lmdb.store, &event)) {
+        if (!wait)
+            return true;
+        if (read(floor_lmdb.wake, &times, sizeof times) < 0 && errno != EINTR)
+            return false;
+    }
+    if (event.failed) {
+        fprintf(stderr, "idem-bench: floor: %s\n", event.message);
+        return false;
+    }
+    floor_lmdb.applied = event.applied;
+    return true;
+}
+
+/* Waits until the store has nothing in flight; the tables follow as they do in the daemon. */
+static bool flush(void)
+{
 
     store_end_turn(floor_lmdb.store);
     if (!store_pending(floor_lmdb.store))
         return true;
     read_clock();
-    store_submit(floor_lmdb.store, &floor_lmdb.mark);
-    while (store_busy(floor_lmdb.store)) {
-        if (read(floor_lmdb.wake, &times, sizeof times) < 0)
-            continue;
-        while (store_poll(floor_lmdb.store, &event)) {
-            if (event.failed) {
-                fprintf(stderr, "idem-bench: floor: %s\n", event.message);
-                return false;
-            }
-            floor_lmdb.applied = event.applied;
-        }
+    while (!store_ready(floor_lmdb.store)) {
+        if (!store_applying(floor_lmdb.store))
+            store_apply(floor_lmdb.store, 0, floor_lmdb.mark.boot_ms);
+        if (!poll_store(true))
+            return false;
     }
-    return true;
+    store_submit(floor_lmdb.store, &floor_lmdb.mark);
+    while (store_busy(floor_lmdb.store))
+        if (!poll_store(true))
+            return false;
+    if (!store_applying(floor_lmdb.store))
+        store_apply(floor_lmdb.store, 0, floor_lmdb.mark.boot_ms);
+    return poll_store(false);
 }
 
 static bool run(const struct load_options *options, struct load_result *result)

@@ -1,40 +1,70 @@
-/* A batch: changes as bytes, numbered without a gap. The loop fills it; once it is sealed it never changes, and the
- * store's thread reads nothing else.
+/* A batch: changes as bytes, numbered without a gap; the unit of the commit log. The loop fills it; once it is sealed
+ * it never changes, and the store's threads read nothing else.
  *
- * Layout, little-endian. Header, BATCH_HEADER_BYTES: u32 bytes in all, u32 changes, u64 first and last number (last =
- * first - 1 where there is none), u64 retention, wall and boot time in ms, 16 bytes boot id, u64 sweep until (seconds
- * of the retention clock, 0: no). Then each change: u32 its bytes, u32 kind, u64 number, life, place, body_place, u32
- * record bytes, u32 bytes of each value by kind 1 .. 4 (0xffffffff: none), the record, the values in that order. */
+ * Format, little-endian. Header, BATCH_HEADER_BYTES:
+ *      0  u64  XXH3-64 over bytes 8 .. 95, under the store's secret
+ *      8  u64  XXH3-64 over bytes 96 .. end of the batch, under the store's secret
+ *     16  u32  "idb1"
+ *     20  u32  bytes of the batch, header included
+ *     24  u32  changes
+ *     28  u32  0
+ *     32  u64  number of its segment, 40 u64 its offset there: a batch at another place than its own does not read
+ *     48  u64  number of its first change; the others' follow without a gap
+ *     56  u64  retention clock, 64 u64 wall clock, 72 u64 boot clock, in ms; 80 16 bytes boot id
+ * Then each change; v is a varint:
+ *     u8 kind (3 bits), which values are given (4 bits, by kind 1 .. 4), no life (1 bit); v number - life, where there
+ *     is one; of FINISH and REMOVE_FINISHED v place, v body_place; of PUT_UNFINISHED and FINISH v record bytes; v bytes
+ *     of each value given; the record, the values in order.
+ * On the disk a batch is padded with zeros to a multiple of BATCH_ALIGN_BYTES, so that no sector that was flushed is
+ * written again. The padding belongs to no checksum.
+ *
+ * The secret is in the checksums so that nobody can store bytes that look like a batch. */
 #ifndef IDEMD_BATCH_H
 #define IDEMD_BATCH_H
 
 #include "daemon/store.h"
 
-enum { BATCH_HEADER_BYTES = 80 };
+enum { BATCH_HEADER_BYTES = 96, BATCH_ALIGN_BYTES = 4096 };
 
 /* A batch being filled. */
 struct batch {
     struct blob *bytes;
     uint64_t first, next; /* numbers */
-    uint32_t changes;
-    uint64_t sweep_s;
-    bool touched;
 };
 
 /* Starts a new one, whose first change is number `next`. */
 void batch_start(struct batch *batch, uint64_t next);
 void batch_append(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS]);
-/* Writes the header. */
+/* Writes the header, all but place and checksums, and pads. Needs a change. */
 void batch_seal(struct batch *batch, const struct clock_mark *mark);
+/* What it takes in the log. */
+static inline uint64_t batch_padded_bytes(uint64_t bytes)
+{
+    return (bytes + BATCH_ALIGN_BYTES - 1) / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES;
+}
+/* Finishes the header of a sealed batch: where it goes, and the checksums. Any thread. */
+void batch_sign(uint8_t *data, uint64_t segment, uint64_t offset, const uint8_t secret[RECORD_SECRET_BYTES]);
 
-/* What a sealed batch says of itself. */
+/* What a batch says of itself. */
 struct batch_header {
-    uint64_t first, last, sweep_s;
+    uint64_t first, last;
+    uint64_t segment, offset;
     struct clock_mark mark;
-    uint32_t changes;
+    uint32_t bytes;
 };
+/* Of a batch that is good. */
 void batch_read_header(const uint8_t *data, struct batch_header *header);
-/* Reads the change at *offset (start with BATCH_HEADER_BYTES) and moves on. False: the end. Views point into data. */
-bool batch_read_change(const uint8_t *data, uint32_t size, uint32_t *offset, struct store_change *change);
+/* Is there a whole, good batch in the first of `size` bytes? */
+bool batch_good(const uint8_t *data, uint64_t size, const uint8_t secret[RECORD_SECRET_BYTES]);
+
+/* Goes through the changes of a good batch. Views point into it. */
+struct batch_reader {
+    const uint8_t *at, *end;
+    uint64_t number;
+    bool bad; /* a change that does not read: the batch was made by another program */
+};
+void batch_read(const uint8_t *data, struct batch_reader *reader);
+/* False: the end, or bad. */
+bool batch_next(struct batch_reader *reader, struct store_change *change);
 
 #endif

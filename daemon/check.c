@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "daemon/directory.h"
+#include "daemon/disk.h"
+#include "daemon/log.h"
 #include "daemon/memory.h"
 #include "daemon/tables.h"
 
@@ -18,7 +20,7 @@ struct check {
     FILE *out;
     struct tables tables;
     MDB_txn *txn;
-    uint64_t unfinished, finished, chunks, damaged;
+    uint64_t unfinished, finished, chunks, logged, damaged;
 };
 
 static void damage(struct check *check, const char *table, uint64_t key, const char *what, const struct record *record)
@@ -105,13 +107,16 @@ static void walk(struct check *check, MDB_dbi table, const char *name,
                  void (*visit)(struct check *check, uint64_t key, struct bytes data))
 {
     MDB_cursor *cursor;
+    MDB_stat stat = {0};
     MDB_val key, value;
-    int code = mdb_cursor_open(check->txn, table, &cursor);
+    uint64_t entries = 0;
+    int code = mdb_stat(check->txn, table, &stat);
 
-    if (code == 0) {
+    if (code == 0 && (code = mdb_cursor_open(check->txn, table, &cursor)) == 0) {
         while ((code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
             uint64_t number = 0;
             memcpy(&number, key.mv_data, key.mv_size < sizeof number ? key.mv_size : sizeof number);
+            entries++;
             if (visit)
                 visit(check, number, bytes_of(value.mv_data, (uint32_t)value.mv_size));
             else
@@ -121,6 +126,45 @@ static void walk(struct check *check, MDB_dbi table, const char *name,
     }
     if (code != MDB_NOTFOUND)
         damage(check, name, 0, mdb_strerror(code), NULL);
+    else if (entries != stat.ms_entries)
+        damage(check, name, 0, "it holds not as many entries as it says", NULL);
+}
+
+static void check_batch(struct check *check, struct bytes batch)
+{
+    struct batch_reader reader;
+    struct store_change change;
+
+    batch_read(batch.data, &reader);
+    for (; batch_next(&reader, &change); check->logged++) {
+        struct record record;
+        if (change.record.size && (record_decode(change.record, &record) != RECORD_GOOD || record.life != change.life))
+            damage(check, "log", change.number, "its record does not read", NULL);
+    }
+    if (reader.bad)
+        damage(check, "log", reader.number, "a change does not read", NULL);
+}
+
+/* What the log has and the tables have not is read too, change by change. */
+static void check_log(struct check *check, const char *path, const struct store_facts *facts,
+                      const struct tables_state *state)
+{
+    const struct log_options options = {.disk = &disk_system,
+                                        .directory = path,
+                                        .secret = facts->secret,
+                                        .applied = state->next_number - 1,
+                                        .slots = state->log_slots};
+    struct store_error error;
+    struct log *log = log_open(&options, &error);
+
+    if (!log) {
+        check->damaged++;
+        fprintf(check->out, "damaged: %s\n", error.message);
+        return;
+    }
+    for (uint32_t n = 0; n < log_found(log); n++)
+        check_batch(check, log_batch(log, n));
+    log_close(log);
 }
 
 /* The child's part. */
@@ -129,13 +173,14 @@ static int check_store(const char *path, FILE *out)
     struct check check = {.out = out};
     struct store_facts facts;
     struct store_error error;
-    uint64_t next;
+    struct tables_state state;
 
     if (!tables_open(&check.tables, path, MAP_BYTES, true, &error) ||
-        !tables_read_facts(&check.tables, &facts, &next, &error)) {
+        !tables_read_facts(&check.tables, &facts, &state, &error)) {
         fprintf(out, "damaged: %s\n", error.message);
         return 65;
     }
+    check_log(&check, path, &facts, &state);
     if (mdb_txn_begin(check.tables.env, NULL, MDB_RDONLY, &check.txn) != 0)
         return 71;
     walk(&check, check.tables.unfinished, "unfinished", check_unfinished);
@@ -144,8 +189,9 @@ static int check_store(const char *path, FILE *out)
     mdb_txn_abort(check.txn);
     tables_close(&check.tables);
     fprintf(out,
-            "%" PRIu64 " unfinished, %" PRIu64 " finished, %" PRIu64 " parts of values read; %" PRIu64 " damaged\n",
-            check.unfinished, check.finished, check.chunks, check.damaged);
+            "%" PRIu64 " unfinished, %" PRIu64 " finished, %" PRIu64 " parts of values, %" PRIu64
+            " changes of the log read; %" PRIu64 " damaged\n",
+            check.unfinished, check.finished, check.chunks, check.logged, check.damaged);
     return check.damaged ? 65 : 0;
 }
 

@@ -92,3 +92,11 @@ struct now clock_now(struct clock *clock)
                         .wall_ms = boot_ms + clock->wall_minus_boot_ms,
                         .retention_ms = boot_ms + clock->retention_minus_boot_ms};
 }
+
+uint64_t clock_read_ns(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}

@@ -1,5 +1,6 @@
 /* The daemon's three clocks, and the one rule about them that has to outlive a reboot.
- * Only the server reads them; everybody else is handed a struct now. */
+ * Only the server reads them; everybody else is handed a struct now. How long something took is another matter, which
+ * decides nothing: anybody may read that clock. */
 #ifndef IDEMD_CLOCK_H
 #define IDEMD_CLOCK_H
 
@@ -11,6 +12,9 @@ struct now {
     uint64_t wall_ms;      /* CLOCK_REALTIME, Unix time: what people read */
     uint64_t retention_ms; /* never goes back: when outcomes expire. Near Unix time */
 };
+
+/* The start of 2020: a wall clock before it was never set. */
+#define CLOCK_UNSET_BEFORE_MS 1577836800000
 
 /* Where the retention clock stood at a moment that is on disk. */
 struct clock_mark {
@@ -37,5 +41,8 @@ void clock_read_mark(struct clock_mark *mark);
 void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms);
 /* The three together: between two readings all advance alike, unless the wall clock was set. */
 struct now clock_now(struct clock *clock);
+
+/* CLOCK_MONOTONIC, in nanoseconds: for the difference of two readings. On any thread; never 0. */
+uint64_t clock_read_ns(void);
 
 #endif

@@ -53,6 +53,21 @@ static bool check_contents(struct directory *directory, struct store_error *erro
     return true;
 }
 
+/* LMDB would make a new file where there is none or an empty one, and every key would be absent. */
+static bool check_store(const struct directory *directory, struct store_error *error)
+{
+    struct stat status;
+    char path[4096 + 16];
+
+    snprintf(path, sizeof path, "%s/store/data.mdb", directory->path);
+    if (stat(path, &status) != 0)
+        return errno == ENOENT ? fail(error, 65, path, "is missing, and with it all that was stored: put a copy back")
+                               : fail_errno(error, path, "cannot be opened");
+    if (status.st_size == 0)
+        return fail(error, 65, path, "is empty, and lost is all that was stored: put a copy back");
+    return true;
+}
+
 static bool take_lock(struct directory *directory, struct store_error *error)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -88,8 +103,12 @@ bool directory_open(struct directory *directory, const char *path, bool make, st
         return fail(error, 73, path, "is not a directory");
     if (!check_contents(directory, error))
         return false;
-    if (!make && !directory_has_store(directory))
+    if (directory_has_store(directory)) {
+        if (!check_store(directory, error))
+            return false;
+    } else if (!make) {
         return fail(error, 65, path, "holds no store of idemd");
+    }
     return take_lock(directory, error);
 }
 
@@ -129,6 +148,7 @@ bool directory_begin_build(const struct directory *directory, struct store_error
     directory_store_path(directory, true, path);
     remove_file(path, "data.mdb");
     remove_file(path, "lock.mdb");
+    remove_file(path, "log.0");
     if (rmdir(path) != 0 && errno != ENOENT)
         return fail_errno(error, path, "was left over and cannot be removed");
     return mkdir(path, 0700) == 0 || fail_errno(error, path, "cannot be made");

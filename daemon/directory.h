@@ -11,8 +11,8 @@ struct directory {
     int lock_fd;     /* holds DIR/lock; -1: not */
 };
 
-/* Makes DIR (mode 0700) where it is not there, refuses one that holds other things (65), and takes its lock (75 where
- * another daemon has it). make: false only looks. */
+/* Makes DIR (mode 0700) where it is not there, refuses one that holds other things, or a store whose file is missing or
+ * empty (65), and takes its lock (75 where another daemon has it). make: false only looks. */
 bool directory_open(struct directory *directory, const char *path, bool make, struct store_error *error);
 /* Gives the lock back. */
 void directory_close(struct directory *directory);

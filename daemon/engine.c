@@ -12,6 +12,8 @@
 enum {
     HEARTBEAT_MS = 1000,      /* while leases run the loop turns at least so often, so that a stall is noticed */
     LEASE_ENDS_A_TURN = 4096, /* the rest ends in the next turns: late is allowed, and the batch stays small */
+    HAND_OVERS_A_TURN = 1024, /* of what was applied, */
+    SWEPT_A_TURN = 4096,      /* and of what was swept: the rest in the next turns */
     TOUCH_MS = 60 * 1000,     /* the retention clock is stored at least so often while there are calls */
 };
 
@@ -22,11 +24,22 @@ static void load_unfinished(void *context, uint64_t life, struct bytes record)
     operation_load(context, life, record);
 }
 
+/* What was loaded last is not in the index yet: by the time it gets there, its place in memory is at hand. */
+static void load_late(struct engine *engine, uint64_t hash, uint64_t place)
+{
+    struct late *late = &engine->late[engine->finished % LATE];
+
+    if (late->place)
+        index_add(engine->index, late->hash, late->place);
+    *late = (struct late){hash, place};
+    index_prefetch(engine->index, hash);
+}
+
 static void load_finished(void *context, uint64_t place, const struct record *head)
 {
     struct engine *engine = context;
 
-    index_add(engine->index, head->hash, place);
+    load_late(engine, head->hash, place);
     engine->finished++;
     if (engine->largest_bytes < head->values_bytes)
         engine->largest_bytes = head->values_bytes;
@@ -81,10 +94,14 @@ struct engine *engine_open(const struct engine_options *options, const struct po
     engine->committed_ms = now->boot_ms;
     engine->index = index_new();
     memcpy(engine->secret, store_facts(options->store)->secret, sizeof engine->secret);
+    index_expect(engine->index, store_records(options->store));
     if (!store_load(options->store, &visitor, error)) {
         engine_close(engine);
         return NULL;
     }
+    for (uint32_t i = 0; i < LATE; i++)
+        if (engine->late[i].place)
+            index_add(engine->index, engine->late[i].hash, engine->late[i].place);
     enter_loaded(engine, now);
     return engine;
 }
@@ -254,36 +271,60 @@ static void end_waits(struct engine *engine, const struct now *now)
         decide_wait_end(engine, (struct parked *)(void *)first, now);
 }
 
-/* Asks for a slice of sweeping where something may go; returns when (boot time) that is next so. */
-static uint64_t sweep(struct engine *engine, const struct now *now)
+static uint64_t earlier(uint64_t a, uint64_t b)
 {
+    return a < b ? a : b;
+}
+
+/* Takes what is no more from the index, a part a turn. */
+static void take_swept(struct engine *engine)
+{
+    for (uint32_t i = 0; i < SWEPT_A_TURN && engine->swept_count > 0; i++) {
+        if (index_remove(engine->index, engine->swept->hash, engine->swept->place))
+            engine->finished--;
+        engine->swept++;
+        engine->swept_count--;
+    }
+}
+
+/* What was applied is taken over in parts, so that no turn is long. False: all of it is. */
+static bool take_applied(struct engine *engine)
+{
+    /* A record is in the index before its sweeping takes it from there. */
+    if (operation_hand_over(engine, HAND_OVERS_A_TURN))
+        return true;
+    take_swept(engine);
+    return engine->swept_count > 0;
+}
+
+/* Lets the store apply, and sweep what may go; returns when (boot time) there may be something to do. */
+static uint64_t apply(struct engine *engine, const struct now *now)
+{
+    uint64_t sweep_s = 0, next_ms = UINT64_MAX;
+
+    if (take_applied(engine))
+        return now->boot_ms;
+    if (store_applying(engine->store))
+        return UINT64_MAX; /* what comes of it wakes the loop */
     const uint64_t first = store_first_place(engine->store);
     const uint64_t due_ms = store_place_seconds(first) * 1000;
-
-    if (!first)
-        return UINT64_MAX;
-    if (due_ms > now->retention_ms)
-        return now->boot_ms + (due_ms - now->retention_ms);
-    if (!store_busy(engine->store))
-        store_sweep(engine->store, now->retention_ms / 1000);
-    return UINT64_MAX; /* what comes of it wakes the loop */
+    if (first && due_ms <= now->retention_ms)
+        sweep_s = now->retention_ms / 1000;
+    else if (first)
+        next_ms = now->boot_ms + (due_ms - now->retention_ms);
+    return earlier(next_ms, store_apply(engine->store, sweep_s, now->boot_ms));
 }
 
 static void submit(struct engine *engine, const struct now *now, const struct clock_mark *mark)
 {
-    if (engine->called && now->boot_ms - engine->committed_ms >= TOUCH_MS)
+    if (engine->called && now->boot_ms - engine->committed_ms >= TOUCH_MS && !store_pending(engine->store))
         store_touch(engine->store);
-    if (!store_pending(engine->store) || store_busy(engine->store))
+    if (!store_pending(engine->store) || !store_ready(engine->store))
         return;
     store_submit(engine->store, mark);
     operation_batch_submitted(engine);
     engine->committed_ms = now->boot_ms;
     engine->called = false;
-}
-
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
 }
 
 uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark)
@@ -293,8 +334,8 @@ uint64_t engine_turn(struct engine *engine, const struct now *now, const struct 
 
     end_leases(engine, now);
     end_waits(engine, now);
-    next_ms = sweep(engine, now);
     submit(engine, now, mark);
+    next_ms = apply(engine, now);
     store_end_turn(engine->store);
     if ((first = deadlines_first(&engine->leases)))
         next_ms = earlier(next_ms, earlier(first->at_ms + engine->stalled_ms, now->boot_ms + HEARTBEAT_MS));
@@ -309,10 +350,13 @@ void engine_stored(struct engine *engine, const struct store_event *event, const
     /* What is read from now on has to show what the index will say. */
     store_end_turn(engine->store);
     engine->applied = event->applied;
-    operation_batch_stored(engine, now);
-    for (uint32_t i = 0; i < event->swept_count; i++)
-        if (index_remove(engine->index, event->swept[i].hash, event->swept[i].place))
-            engine->finished--;
+    if (!store_busy(engine->store))
+        operation_batch_durable(engine, now);
+    if (event->swept_count > 0) {
+        assert(engine->swept_count == 0); /* nothing is applied before it is taken over */
+        engine->swept = event->swept;
+        engine->swept_count = event->swept_count;
+    }
 }
 
 uint32_t engine_largest_bytes(const struct engine *engine)

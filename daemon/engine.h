@@ -1,7 +1,7 @@
 /* Who owns what. The engine finds an operation, asks the rules, and does what they say: appends the new state to the
  * open batch, parks a call, wakes others, sets a deadline. It knows no socket, no protobuf, no LMDB and no clock: time
- * is an argument, the store is an interface, answers go out by a callback, so a test can be its world. Loop thread
- * only.
+ * is an argument, the store is an interface, answers go out by a callback, so a test can be its world. (How long its
+ * reads take is measured where that is asked for, and decides nothing.) Loop thread only.
  *
  *     call --> find (index) --> rules --> change (store) --> waiters --> reply, released at its number
  *
@@ -14,6 +14,7 @@
 
 #include "daemon/bytes.h"
 #include "daemon/clock.h"
+#include "daemon/duration.h"
 #include "daemon/rules.h"
 #include "daemon/store.h"
 
@@ -82,6 +83,7 @@ struct engine_options {
     bool (*alive)(void *context, struct party *party);
     void *context;
     uint64_t unfinished_max;
+    struct durations_sampled *cold_reads; /* of records and values from the store; NULL: not timed */
 };
 
 /* Loads what the store holds; running leases start anew from `now`. NULL: *error says why. */

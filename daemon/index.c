@@ -1,21 +1,25 @@
 /* Linear hashing, after Litwin (1980): buckets 0 .. count-1; an entry belongs to bucket (tag mod 2^level+1) where that
  * is below count, else to (tag mod 2^level). The table grows by one bucket at a time, which takes its entries from the
- * one bucket that it was split off. Buckets lie in segments, so growing copies nothing.
+ * one bucket that it was split off. Buckets lie in one piece of address space that is reserved at once and used from
+ * its start, so growing copies nothing; in huge pages, since every look-up is at another place.
  *
- * A bucket is one cache line: five entries and a link to an overflow bucket, which lies in segments of its own. An
- * entry with place 0 is free. */
+ * A bucket is one cache line: five entries and a link to an overflow bucket, which lies in a piece of its own. An entry
+ * with place 0 is free. */
 #include "daemon/index.h"
 
 #include <assert.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "daemon/memory.h"
 
 enum {
     ENTRIES = 5,
     ENTRY_BYTES = 12,
-    SEGMENT_BUCKETS = 256, /* 16 KiB: what an empty index costs */
-    LOAD_OF_TEN = 9,       /* entries per bucket's place, in tenths, over which it grows */
+    LOAD_OF_TEN = 9,              /* entries per bucket's place, in tenths, over which it grows */
+    STEP_BYTES = 2 * 1024 * 1024, /* a huge page: made usable at a time */
+    STEP_BUCKETS = STEP_BYTES / 64,
+    BUCKETS_MAX = 1 << 28, /* 1,200 million entries; beyond, chains grow longer */
 };
 
 struct bucket {
@@ -24,10 +28,11 @@ struct bucket {
 };
 _Static_assert(sizeof(struct bucket) == 64, "a bucket is a cache line");
 
-/* Buckets by number, in segments. */
+/* Buckets by number. */
 struct buckets {
-    struct bucket **segments;
-    uint32_t count, segment_count, segment_capacity;
+    struct bucket *first; /* aligned to STEP_BYTES */
+    uint32_t count, usable;
+    void *reserved;
 };
 
 struct index {
@@ -40,26 +45,42 @@ struct index {
 static struct bucket *at(const struct buckets *buckets, uint32_t number)
 {
     assert(number < buckets->count);
-    return &buckets->segments[number / SEGMENT_BUCKETS][number % SEGMENT_BUCKETS];
+    return buckets->first + number;
+}
+
+enum { RESERVED_STEPS = BUCKETS_MAX / STEP_BUCKETS + 1 };
+#define RESERVED_BYTES ((size_t)RESERVED_STEPS * STEP_BYTES)
+
+static void buckets_reserve(struct buckets *buckets)
+{
+    void *const start = mem_reserve(RESERVED_BYTES);
+    const uintptr_t aligned = ((uintptr_t)start + STEP_BYTES - 1) / STEP_BYTES * STEP_BYTES;
+
+    *buckets = (struct buckets){.first = (struct bucket *)aligned, .reserved = start};
+}
+
+/* The first step is of small pages, or an empty index would cost two megabytes. */
+static void use_step(struct buckets *buckets)
+{
+    void *const step = buckets->first + buckets->usable;
+
+    mem_use_reserved(step, STEP_BYTES);
+    if (buckets->usable > 0)
+        madvise(step, STEP_BYTES, MADV_HUGEPAGE);
+    buckets->usable += STEP_BUCKETS;
 }
 
 static uint32_t buckets_add(struct buckets *buckets)
 {
-    if (buckets->count == buckets->segment_count * SEGMENT_BUCKETS) {
-        if (buckets->segment_count == buckets->segment_capacity) {
-            buckets->segment_capacity = buckets->segment_capacity ? buckets->segment_capacity * 2 : 4;
-            buckets->segments = mem_resize(buckets->segments, buckets->segment_capacity * sizeof *buckets->segments);
-        }
-        buckets->segments[buckets->segment_count++] = mem_zero(SEGMENT_BUCKETS, sizeof(struct bucket));
-    }
+    assert(buckets->count < BUCKETS_MAX);
+    if (buckets->count == buckets->usable)
+        use_step(buckets);
     return buckets->count++;
 }
 
 static void buckets_free(struct buckets *buckets)
 {
-    for (uint32_t i = 0; i < buckets->segment_count; i++)
-        mem_free(buckets->segments[i]);
-    mem_free(buckets->segments);
+    mem_unreserve(buckets->reserved, RESERVED_BYTES);
 }
 
 static uint32_t entry_tag(const struct bucket *bucket, int i)
@@ -105,6 +126,8 @@ struct index *index_new(void)
 {
     struct index *index = mem_zero(1, sizeof *index);
 
+    buckets_reserve(&index->main);
+    buckets_reserve(&index->overflow);
     buckets_add(&index->main);
     return index;
 }
@@ -179,7 +202,7 @@ void index_add(struct index *index, uint64_t hash, uint64_t place)
     assert(place != 0);
     insert(index, bucket_of(index, hash), (uint32_t)hash, place);
     index->entries++;
-    if (index->entries * 10 > (uint64_t)index->main.count * ENTRIES * LOAD_OF_TEN && index->main.count < 1u << 31)
+    if (index->entries * 10 > (uint64_t)index->main.count * ENTRIES * LOAD_OF_TEN && index->main.count < BUCKETS_MAX)
         grow(index);
 }
 
@@ -257,14 +280,29 @@ uint64_t index_find(const struct index *index, uint64_t hash, struct index_curso
     for (uint32_t skip = cursor->step / ENTRIES; skip > 0; skip--)
         bucket = next_of(index, bucket);
     while (bucket) {
-        const int i = (int)(cursor->step++ % ENTRIES);
-        const uint64_t place = entry_place(bucket, i);
-        if (place && entry_tag(bucket, i) == (uint32_t)hash)
-            return place;
-        if (i == ENTRIES - 1)
-            bucket = next_of(index, bucket);
+        for (int i = (int)(cursor->step % ENTRIES); i < ENTRIES; i++) {
+            cursor->step++;
+            if (entry_tag(bucket, i) == (uint32_t)hash && entry_place(bucket, i))
+                return entry_place(bucket, i);
+        }
+        bucket = next_of(index, bucket);
     }
     return 0;
+}
+
+void index_prefetch(const struct index *index, uint64_t hash)
+{
+    __builtin_prefetch(bucket_of(index, hash));
+}
+
+void index_expect(struct index *index, uint64_t entries)
+{
+    const uint64_t buckets = entries * 10 / (ENTRIES * LOAD_OF_TEN) + 1;
+
+    assert(index->entries == 0);
+    while (index->main.count < buckets && index->main.count < BUCKETS_MAX)
+        if (buckets_add(&index->main) == 2u << index->level)
+            index->level++;
 }
 
 /* ---- Numbers --------------------------------------------------------------------- */
@@ -276,8 +314,7 @@ uint64_t index_count(const struct index *index)
 
 static size_t buckets_memory(const struct buckets *buckets)
 {
-    return (size_t)buckets->segment_count * SEGMENT_BUCKETS * sizeof(struct bucket) +
-           buckets->segment_capacity * sizeof *buckets->segments;
+    return (size_t)buckets->count * sizeof(struct bucket);
 }
 
 size_t index_memory_bytes(const struct index *index)

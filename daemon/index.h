@@ -30,6 +30,11 @@ struct index_cursor {
 };
 uint64_t index_find(const struct index *index, uint64_t hash, struct index_cursor *cursor);
 
+/* Brings what index_find, index_add or index_remove of this hash will look at into the cache. */
+void index_prefetch(const struct index *index, uint64_t hash);
+/* An empty index gets the size at once that so many entries will need. */
+void index_expect(struct index *index, uint64_t entries);
+
 uint64_t index_count(const struct index *index);
 size_t index_memory_bytes(const struct index *index);
 /* Walks the whole structure and asserts what must hold. For tests. */

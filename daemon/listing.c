@@ -13,8 +13,11 @@ enum {
     LOOKED_AT_MAX = 4096, /* operations one List looks at: what bounds the time it takes */
     AROUND_BYTES = 256,   /* of an answer, around each record: tags, times, lengths */
     CURSOR_BYTES = 9,
-    CURSOR_LIVES = 1,
-    CURSOR_PLACES = 2,
+    /* The walks, in their order: what is unfinished; what is done and not in the store's tables yet; what is there.
+     * An operation only goes on from one to a later one, so none is missed. */
+    WALK_UNFINISHED = 1,
+    WALK_DONE = 2,
+    WALK_PLACES = 3,
 };
 
 /* What is collected for one answer. */
@@ -232,8 +235,8 @@ static void list_add(struct page *page, const struct found *found)
     page->count++;
 }
 
-/* Goes through what is in memory from `life` on. Returns the life to go on from, 0 at the end. */
-static uint64_t list_lives(struct page *page, uint64_t life, uint32_t *looked_at)
+/* Goes through what is in memory from `life` on, done or not. Returns the life to go on from, 0 at the end. */
+static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t *looked_at)
 {
     const struct lives *lives = &page->engine->lives;
 
@@ -244,7 +247,7 @@ static uint64_t list_lives(struct page *page, uint64_t life, uint32_t *looked_at
         if (*looked_at == LOOKED_AT_MAX)
             return lives->at[i].life;
         ++*looked_at;
-        if (!operation || operation->damaged)
+        if (!operation || operation->damaged || (operation->state == RECORD_DONE) != done)
             continue;
         operation_read(operation, &found.record);
         if (!list_wants(page, &found.record))
@@ -261,7 +264,8 @@ static bool list_visit(void *context, uint64_t place, struct bytes data)
     struct page *page = context;
     struct found found = {.place = place, .there = true};
 
-    if (record_decode(data, &found.record) != RECORD_GOOD || !list_wants(page, &found.record))
+    if (record_decode(data, &found.record) != RECORD_GOOD || !list_wants(page, &found.record) ||
+        !operation_is_at(page->engine, found.record.hash, place))
         return true;
     if (!page_take(page, &found.record, false))
         return false;
@@ -279,16 +283,24 @@ static struct bytes put_cursor(uint8_t out[CURSOR_BYTES], uint8_t walk, uint64_t
 
 static bool get_cursor(struct bytes cursor, uint8_t *walk, uint64_t *from)
 {
-    *walk = CURSOR_LIVES;
+    *walk = WALK_UNFINISHED;
     *from = 0;
     if (cursor.size == 0)
         return true;
-    if (cursor.size != CURSOR_BYTES || (cursor.data[0] != CURSOR_LIVES && cursor.data[0] != CURSOR_PLACES))
+    if (cursor.size != CURSOR_BYTES || cursor.data[0] < WALK_UNFINISHED || cursor.data[0] > WALK_PLACES)
         return false;
     *walk = cursor.data[0];
     for (int i = 0; i < 8; i++)
         *from = *from << 8 | cursor.data[1 + i];
     return true;
+}
+
+/* Returns where this walk is to go on, 0 at its end. */
+static uint64_t list_walk(struct page *page, uint8_t walk, uint64_t from, uint32_t *looked_at)
+{
+    if (walk != WALK_PLACES)
+        return list_lives(page, from, walk == WALK_DONE, looked_at);
+    return store_list_finished(page->engine->store, from, LOOKED_AT_MAX - *looked_at, list_visit, page);
 }
 
 void listing_list(struct engine *engine, const struct asker *asker, const struct now *now)
@@ -305,20 +317,11 @@ void listing_list(struct engine *engine, const struct asker *asker, const struct
         return;
     }
     page_open(&page, engine, asker->call, now);
-    if (walk == CURSOR_LIVES) {
-        from = list_lives(&page, from, &looked_at);
-        if (from) {
-            cursor = put_cursor(cursor_bytes, CURSOR_LIVES, from);
-        } else {
-            walk = CURSOR_PLACES;
-        }
-    }
-    if (walk == CURSOR_PLACES && !cursor.size) {
-        if (looked_at < LOOKED_AT_MAX)
-            from = store_list_finished(engine->store, from, LOOKED_AT_MAX - looked_at, list_visit, &page);
-        if (from || looked_at == LOOKED_AT_MAX)
-            cursor = put_cursor(cursor_bytes, CURSOR_PLACES, from);
-    }
+    do
+        from = list_walk(&page, walk, from, &looked_at);
+    while (!from && looked_at < LOOKED_AT_MAX && ++walk <= WALK_PLACES);
+    if (walk <= WALK_PLACES && (from || looked_at == LOOKED_AT_MAX))
+        cursor = put_cursor(cursor_bytes, walk, from);
     page_reply(&page, asker, cursor);
     page_close(&page);
 }

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static void *need(void *memory)
@@ -39,6 +40,13 @@ void *mem_resize(void *old, size_t size)
     return need(realloc(old, at_least_one(size)));
 }
 
+void *mem_pages(size_t size)
+{
+    enum { PAGE_BYTES = 4096 };
+
+    return need(aligned_alloc(PAGE_BYTES, (at_least_one(size) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES));
+}
+
 char *mem_string(const char *string)
 {
     return need(strdup(string));
@@ -47,4 +55,22 @@ char *mem_string(const char *string)
 void mem_free(void *memory)
 {
     free(memory);
+}
+
+void *mem_reserve(size_t size)
+{
+    void *start = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return need(start == MAP_FAILED ? NULL : start);
+}
+
+void mem_use_reserved(void *start, size_t size)
+{
+    need(mprotect(start, size, PROT_READ | PROT_WRITE) == 0 ? start : NULL);
+}
+
+void mem_unreserve(void *reserved, size_t size)
+{
+    if (reserved)
+        munmap(reserved, size);
 }

@@ -9,7 +9,13 @@
 void *mem_alloc(size_t size);              /* not cleared; size may be 0 */
 void *mem_zero(size_t count, size_t size); /* cleared; the product is checked */
 void *mem_resize(void *old, size_t size);
+void *mem_pages(size_t size); /* not cleared; starts at a page */
 char *mem_string(const char *string);
 void mem_free(void *memory); /* NULL is fine */
+
+/* Address space that costs nothing until parts of it are made usable: cleared memory, from a page's start on. */
+void *mem_reserve(size_t size);
+void mem_use_reserved(void *start, size_t size);
+void mem_unreserve(void *reserved, size_t size); /* usable or not; NULL is fine */
 
 #endif

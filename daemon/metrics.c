@@ -71,6 +71,25 @@ static const struct entry gauges_table[] = {
     GAUGE("store_full", store_full, "1 while new grants are refused for want of space"),
 };
 
+#define HISTOGRAM(name, member, help_text)                                                                             \
+    {                                                                                                                  \
+        "idemd_" name "_seconds_bucket", "idemd_" name "_seconds_sum", "idemd_" name "_seconds_count", help_text,      \
+            offsetof(struct metrics, member)                                                                           \
+    }
+static const struct {
+    const char *bucket, *sum, *count, *help;
+    size_t offset;
+} histograms[METRICS_HISTOGRAMS] = {
+    HISTOGRAM("queue_wait", queue_wait, "from the first change of a batch until the batch was handed to be written"),
+    HISTOGRAM("flush", flush, "writing and flushing a batch"),
+    HISTOGRAM("apply", apply, "bringing flushed batches into the tables, and sweeping"),
+    HISTOGRAM("cold_read", cold_read.durations, "a record or value read from the store; one read in 17 is timed"),
+    HISTOGRAM("loop_turn", loop_turn, "a turn of the loop, from the end of its wait until it waits again"),
+};
+_Static_assert(DURATION_SAMPLE == 17, "the help text says so");
+_Static_assert(sizeof counted / sizeof counted[0] + sizeof gauges_table / sizeof gauges_table[0] <= 64,
+               "METRICS_MAX has room for so many");
+
 static double value_at(const void *base, size_t offset)
 {
     return (double)*(const uint64_t *)(const void *)((const char *)base + offset);
@@ -85,6 +104,21 @@ static void each_call(const struct metrics *metrics, metrics_visit *visit, void 
                       (double)metrics->calls[call][code], "calls answered, by call and status code");
 }
 
+static void each_histogram(const struct metrics *metrics, metrics_visit *visit, void *context)
+{
+    for (size_t i = 0; i < METRICS_HISTOGRAMS; i++) {
+        const struct durations *durations = (const void *)((const char *)metrics + histograms[i].offset);
+        uint64_t count = 0;
+        for (unsigned bucket = 0; bucket < DURATION_BUCKETS; bucket++) {
+            count += durations->buckets[bucket];
+            visit(context, histograms[i].bucket, "le", durations_edge(bucket), NULL, NULL, (double)count,
+                  histograms[i].help);
+        }
+        visit(context, histograms[i].sum, NULL, NULL, NULL, NULL, (double)durations->sum_ns / 1e9, histograms[i].help);
+        visit(context, histograms[i].count, NULL, NULL, NULL, NULL, (double)count, histograms[i].help);
+    }
+}
+
 void metrics_each(const struct metrics *metrics, const struct metrics_gauges *gauges, metrics_visit *visit,
                   void *context)
 {
@@ -97,6 +131,7 @@ void metrics_each(const struct metrics *metrics, const struct metrics_gauges *ga
     for (unsigned answer = 1; answer < METRICS_ANSWERS; answer++)
         visit(context, "idemd_begins_total", "answer", answer_names[answer], NULL, NULL,
               (double)metrics->begins[answer], "answers to Begin");
+    each_histogram(metrics, visit, context);
 }
 
 static const char *help_of(const char *name)

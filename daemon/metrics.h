@@ -5,7 +5,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { METRICS_CALLS = 13, METRICS_CODES = 17, METRICS_ANSWERS = 7 };
+#include "daemon/duration.h"
+
+enum { METRICS_CALLS = 13, METRICS_CODES = 17, METRICS_ANSWERS = 7, METRICS_HISTOGRAMS = 5 };
+/* The most that metrics_each visits; 64 for the plain ones. */
+enum {
+    METRICS_MAX = METRICS_CALLS * METRICS_CODES + METRICS_ANSWERS + METRICS_HISTOGRAMS * (DURATION_BUCKETS + 2) + 64
+};
 
 struct metrics {
     uint64_t calls[METRICS_CALLS][METRICS_CODES]; /* answers by call (field number less 10) and status code */
@@ -17,6 +23,9 @@ struct metrics {
     uint64_t batches, durable_changes;
     uint64_t stalls, stalled_ms;
     uint64_t swept;
+    struct durations queue_wait, flush, apply; /* of batches */
+    struct durations loop_turn;
+    struct durations_sampled cold_read; /* the engine's */
 };
 
 /* Values that are asked for, not counted. */
@@ -28,7 +37,8 @@ struct metrics_gauges {
 };
 
 /* Visits every metric that has a value (a counter by call and code only where it is not 0): name, at most two labels
- * (NULL: none), value, help. Strings are static. */
+ * (NULL: none), value, help. Strings are static. A histogram is as many metrics as it has buckets, cumulative and in
+ * order, then its sum in seconds and its count, which is that of the last bucket. */
 typedef void metrics_visit(void *context, const char *name, const char *label_name, const char *label_value,
                            const char *label2_name, const char *label2_value, double value, const char *help);
 void metrics_each(const struct metrics *metrics, const struct metrics_gauges *gauges, metrics_visit *visit,

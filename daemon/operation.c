@@ -2,7 +2,7 @@
  *
  * An operation is entered into the lists of its state and left out of them again at each change of state or grant; what
  * it is, is its encoded record, replaced whole at each stored change. It stays in memory until the batch that finished
- * it is applied; then its index entry says where the record lies, and it goes.
+ * it is in the tables; then its index entry says where the record lies, and it goes.
  *
  * An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.
  */
@@ -33,8 +33,7 @@ uint32_t operation_tag(struct bytes operation)
 void operation_read(const struct operation *operation, struct record *record)
 {
     assert(operation->record && !operation->damaged);
-    const enum record_check check = record_decode(bytes_of(operation->record, operation->record_bytes), record);
-    assert(check == RECORD_GOOD);
+    record_read(bytes_of(operation->record, operation->record_bytes), record);
     assert(record->revision == operation->revision && (int)record->state == operation->state);
 }
 
@@ -65,6 +64,21 @@ void operation_read(const struct operation *operation, struct record *record)
     }
 LIST_FUNCTIONS(batch)
 LIST_FUNCTIONS(interrupted)
+
+/* At the end of the list of its stage. */
+static void set_stage(struct engine *engine, struct operation *operation, enum operation_stage stage)
+{
+    if (operation->stage != STAGE_APPLIED)
+        batch_remove(&engine->stages[operation->stage], operation);
+    operation->stage = (uint8_t)stage;
+    if (stage != STAGE_APPLIED)
+        batch_append(&engine->stages[stage], operation);
+}
+
+static bool unflushed(const struct operation *operation)
+{
+    return operation->stage == STAGE_OPEN || operation->stage == STAGE_FLIGHT;
+}
 
 static void lives_squeeze(struct lives *lives)
 {
@@ -292,8 +306,7 @@ void operation_discard(struct operation *operation)
 static void forget(struct engine *engine, struct operation *operation)
 {
     assert(operation->waiters.count == 0);
-    if (operation->batched)
-        batch_remove(operation->in_flight ? &engine->flight : &engine->open, operation);
+    set_stage(engine, operation, STAGE_APPLIED);
     lives_remove(engine, operation);
     engine->record_bytes -= operation->record_bytes;
     operation_discard(operation);
@@ -317,6 +330,7 @@ struct operation *operation_load(struct engine *engine, uint64_t life, struct by
     operation->damaged = check != RECORD_GOOD;
     set_record(engine, operation, data.data, data.size);
     operation->revision = operation->damaged ? 0 : record.revision;
+    operation->lease_ms = operation->damaged ? 0 : record.lease_ms;
     /* Lists of what is interrupted are in order of interruption: the engine enters it when all are here. */
     operation->state = (uint8_t)record.state;
     return operation;
@@ -364,7 +378,9 @@ static bool find_in_store(struct engine *engine, uint64_t place, const struct id
     /* A place is never before the exact end, so this is over without a look; it may be swept already. */
     if (store_place_seconds(place) <= now->retention_ms / 1000)
         return false;
+    const uint64_t began_ns = durations_sampled_begin(engine->options.cold_reads);
     const enum store_read read = store_read_finished(engine->store, place, &data);
+    durations_sampled_end(engine->options.cold_reads, began_ns);
     const enum record_check check = read == STORE_FOUND ? record_decode(data, &found->record) : RECORD_BAD_HEAD;
     if (check != RECORD_BAD_HEAD && (found->record.hash != hash || rules_expired(&found->record, now)))
         return false;
@@ -398,11 +414,7 @@ void operation_find(struct engine *engine, const struct identity *id, uint64_t h
 
 static void touch(struct engine *engine, struct operation *operation)
 {
-    if (operation->batched)
-        batch_remove(operation->in_flight ? &engine->flight : &engine->open, operation);
-    batch_append(&engine->open, operation);
-    operation->batched = true;
-    operation->in_flight = false;
+    set_stage(engine, operation, STAGE_OPEN);
     /* What is applied can be read from the store: an operation that changes all the time must not keep its first batch.
      */
     if (operation->life <= engine->applied)
@@ -427,7 +439,7 @@ static void place_outcome(struct engine *engine, const struct call *call, struct
     next->body_place = 0;
     next->inline_values = (struct bytes){0};
     change->place = store_place(engine->store, next->expires_ms, next->keep_ms);
-    if ((uint64_t)attributes.size + body.size <= record_inline_room(next)) {
+    if (record_has_inline_room(next, (uint64_t)attributes.size + body.size)) {
         if (attributes.size)
             memcpy(inlined, attributes.data, attributes.size);
         if (body.size)
@@ -511,6 +523,7 @@ static struct operation *change_put(struct engine *engine, struct found *found, 
     keep_values(operation, decision, values);
     set_record(engine, operation, encoded, change.record.size);
     operation->revision = next->revision;
+    operation->lease_ms = next->lease_ms;
     operation->place = change.place;
     touch(engine, operation);
     return operation;
@@ -584,9 +597,9 @@ void operation_lease_anew(struct engine *engine, struct operation *operation, ui
 {
     assert(operation->state == RECORD_RUNNING);
     operation->orphaned = false;
-    operation->lease_pending = operation->batched;
+    operation->lease_pending = unflushed(operation);
     /* A lease that runs already must not end while its renewal is being flushed. */
-    if (deadline_is_set(&operation->lease) || !operation->batched)
+    if (deadline_is_set(&operation->lease) || !operation->lease_pending)
         lease_extend(engine, operation, operation_lease_time(engine, now) + lease_ms);
 }
 
@@ -639,20 +652,19 @@ void operation_orphan(struct engine *engine, struct operation *operation, const 
 
 void operation_batch_submitted(struct engine *engine)
 {
-    assert(!engine->flight.first);
-    engine->flight = engine->open;
-    engine->open = (struct operation_list){0};
-    for (struct operation *operation = engine->flight.first; operation; operation = operation->batch.next)
-        operation->in_flight = true;
+    struct operation_list *flight = &engine->stages[STAGE_FLIGHT], *open = &engine->stages[STAGE_OPEN];
+
+    assert(!flight->first);
+    *flight = *open;
+    *open = (struct operation_list){0};
+    for (struct operation *operation = flight->first; operation; operation = operation->batch.next)
+        operation->stage = STAGE_FLIGHT;
 }
 
 static void start_lease(struct engine *engine, struct operation *operation, const struct now *now)
 {
-    struct record record;
-    uint32_t lease_ms;
+    uint32_t lease_ms = operation->lease_ms;
 
-    operation_read(operation, &record);
-    lease_ms = record.lease_ms;
     if (operation->orphaned && lease_ms > engine->policy->grace_ms)
         lease_ms = engine->policy->grace_ms;
     operation->lease_pending = false;
@@ -685,20 +697,43 @@ static void hand_over(struct engine *engine, struct operation *operation)
     forget(engine, operation);
 }
 
-void operation_batch_stored(struct engine *engine, const struct now *now)
+void operation_batch_durable(struct engine *engine, const struct now *now)
 {
     struct operation *operation;
 
-    while ((operation = engine->flight.first)) {
-        batch_remove(&engine->flight, operation);
-        operation->batched = operation->in_flight = false;
-        drop_slice(&operation->input);
-        drop_slice(&operation->value);
+    while ((operation = engine->stages[STAGE_FLIGHT].first)) {
+        set_stage(engine, operation, STAGE_TAIL);
         if (operation->state == RECORD_RUNNING && operation->lease_pending)
             start_lease(engine, operation, now);
+    }
+}
+
+bool operation_hand_over(struct engine *engine, uint32_t most)
+{
+    struct operation *operation;
+
+    for (uint32_t i = 0; i < most; i++) {
+        operation = engine->stages[STAGE_TAIL].first;
+        if (!operation || operation->revision > engine->applied)
+            return false;
+        set_stage(engine, operation, STAGE_APPLIED);
+        drop_slice(&operation->input);
+        drop_slice(&operation->value);
         if (operation->state == RECORD_DONE)
             hand_over(engine, operation);
     }
+    return true;
+}
+
+bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t place)
+{
+    struct index_cursor cursor = {0};
+    uint64_t entry;
+
+    while ((entry = index_find(engine->index, hash, &cursor)))
+        if (entry == place)
+            return true;
+    return false;
 }
 
 uint64_t operation_count_replay(struct engine *engine, const struct found *found)
@@ -723,7 +758,6 @@ void operation_check(const struct engine *engine, const struct operation *operat
     struct record record;
 
     assert(operation->state != RECORD_ABSENT);
-    assert(!operation->in_flight || operation->batched);
     assert(operation->life <= operation->revision || operation->damaged);
     assert(!operation->party || operation->state == RECORD_RUNNING);
     if (operation->damaged)
@@ -734,7 +768,10 @@ void operation_check(const struct engine *engine, const struct operation *operat
     assert(!deadline_is_set(&operation->lease) || record.state == RECORD_RUNNING);
     /* A running operation has a lease, or gets it when its batch is flushed. */
     assert(record.state != RECORD_RUNNING || deadline_is_set(&operation->lease) ||
-           (operation->lease_pending && operation->batched));
-    assert(record.state != RECORD_DONE || (operation->batched && operation->waiters.count == 0));
+           (operation->lease_pending && unflushed(operation)));
+    assert(record.state != RECORD_DONE || (operation->stage != STAGE_APPLIED && operation->waiters.count == 0));
+    /* What is handed over goes from the front of the tail. */
+    assert(operation->stage != STAGE_TAIL || !operation->batch.next ||
+           operation->revision < operation->batch.next->revision || operation->batch.next->state == RECORD_ABSENT);
     (void)engine;
 }

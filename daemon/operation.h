@@ -18,6 +18,15 @@ struct operation_list {
     struct operation *first, *last;
 };
 
+/* Which list of the engine an operation stands in: where its last change is. */
+enum operation_stage {
+    STAGE_APPLIED, /* in the store's tables: in no list */
+    STAGE_OPEN,    /* in the open batch */
+    STAGE_FLIGHT,  /* in the batch in flight */
+    STAGE_TAIL,    /* flushed, and not in the tables yet; by revision */
+    STAGES,
+};
+
 struct operation {
     struct deadline lease; /* first member: in lease time (boot time less stalls); set while RUNNING and handed out */
     uint64_t hash;
@@ -31,14 +40,14 @@ struct operation {
     bool lease_pending;     /* the lease runs from when the batch it is in is flushed */
     bool orphaned;          /* bound, and its connection is gone: the lease is the grace at most */
     bool recovered;         /* RUNNING or INTERRUPTED by a grant of Recover */
-    bool batched;           /* in the open batch's list or the one in flight */
-    bool in_flight;         /* of those, the latter */
+    uint8_t stage;          /* enum operation_stage: how far its last change has got */
     uint32_t operation_tag; /* of its `operation`, so that Recover need not unpack what cannot match */
     uint32_t replays;
+    uint32_t lease_ms;  /* of its record */
     struct slice input; /* where they are until they are applied; blob NULL: in the store, or none */
     struct slice value; /* the checkpoint's data, or DONE: attributes and body */
     struct parked_queue waiters;
-    struct operation_link batch; /* what the open batch, or the one in flight, changed */
+    struct operation_link batch; /* those of the same stage */
     struct party *party;         /* bound to; orphaned: the engine's orphanage */
     uint64_t orphan_of;          /* orphaned: the id of the party that is gone */
     struct operation_link bound;
@@ -66,7 +75,7 @@ struct lives {
     uint32_t count, capacity, holes;
 };
 
-enum { SPACE_BUCKETS = 1024, RECOVERED_BUCKETS = 4096, REPLAYS_KEPT = 4096 };
+enum { SPACE_BUCKETS = 1024, RECOVERED_BUCKETS = 4096, REPLAYS_KEPT = 4096, LATE = 16 };
 
 struct engine {
     struct engine_options options;
@@ -75,11 +84,13 @@ struct engine {
     uint8_t secret[RECORD_SECRET_BYTES];
     struct index *index;
     struct lives lives;
-    struct deadlines leases;            /* in lease time */
-    struct deadlines waits;             /* in boot time */
-    uint64_t stalled_ms;                /* all stalls so far: lease time is boot time less this */
-    uint64_t applied;                   /* newest number that the store's records show */
-    struct operation_list open, flight; /* changed by the open batch, by the one in flight */
+    struct deadlines leases;         /* in lease time */
+    struct deadlines waits;          /* in boot time */
+    uint64_t stalled_ms;             /* all stalls so far: lease time is boot time less this */
+    uint64_t applied;                /* newest number that the store's records show */
+    const struct store_swept *swept; /* to be taken from the index, after what is applied is in it */
+    uint32_t swept_count;
+    struct operation_list stages[STAGES];
     struct parked_queue recovers;
     struct party orphanage; /* has what was bound to parties that are gone */
     struct space *spaces[SPACE_BUCKETS];
@@ -88,6 +99,9 @@ struct engine {
         uint64_t place;
         uint64_t replays;
     } replays[REPLAYS_KEPT];
+    struct late {
+        uint64_t hash, place;
+    } late[LATE];           /* loaded, and not in the index yet */
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
     uint64_t committed_ms; /* boot time of the last batch handed over */
@@ -133,9 +147,15 @@ void operation_bind(struct operation *operation, struct party *party);
 /* Its connection is gone: the lease is cut to the grace. */
 void operation_orphan(struct engine *engine, struct operation *operation, const struct now *now);
 
-/* The open batch was handed over; what was in flight is flushed and applied. */
+/* The open batch was handed over; what was in flight is flushed. */
 void operation_batch_submitted(struct engine *engine);
-void operation_batch_stored(struct engine *engine, const struct now *now);
+void operation_batch_durable(struct engine *engine, const struct now *now);
+/* Goes on with what is applied, at most `most` operations: those that are done are in the index from then on, and no
+ * more in memory. False: there is nothing left to do. */
+bool operation_hand_over(struct engine *engine, uint32_t most);
+/* Does the index say that this record is what there is of its operation? Not where it was removed, and that is not
+ * applied yet. */
+bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t place);
 
 /* One more replay of what was found; returns how many there were since the start, where known. */
 uint64_t operation_count_replay(struct engine *engine, const struct found *found);

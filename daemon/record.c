@@ -15,14 +15,14 @@
 #include "proto/frame.h"
 #include "proto/limits.h"
 
-enum { VERSION = 1, VARINT_BYTES_MAX = 10, STRINGS = 9 };
+enum { VERSION = 1, VARINT_BYTES_MAX = 10, STRINGS = 9, VARINTS = 20, DIGEST_BYTES = 16 };
 
 /* What a record takes at most without inline values: the head, its strings with lengths of two bytes, twenty varints,
  * the digest. */
 _Static_assert(RECORD_HEAD_BYTES + IDEM_NAMESPACE_BYTES_MAX + IDEM_CALLER_BYTES_MAX + IDEM_KEY_BYTES_MAX +
                        IDEM_OPERATION_BYTES_MAX + IDEM_FINGERPRINT_BYTES_MAX + IDEM_ATTEMPT_ID_BYTES +
                        IDEM_OWNER_BYTES_MAX + IDEM_TRACEPARENT_BYTES_MAX + IDEM_CHECKPOINT_NAME_BYTES_MAX +
-                       2 * (STRINGS + 1) + 20 * VARINT_BYTES_MAX + 16 <=
+                       2 * (STRINGS + 1) + VARINTS * VARINT_BYTES_MAX + DIGEST_BYTES <=
                    RECORD_BYTES_MAX,
                "a record fits its page");
 
@@ -85,8 +85,12 @@ static uint64_t time_near(uint64_t time_ms, uint64_t base_ms)
     return time_ms ? 1 + zigzag((int64_t)(time_ms - base_ms)) : 0;
 }
 
-static uint8_t *put_varint(uint8_t *out, uint64_t value)
+static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
 {
+    if (value < 0x80) { /* most of them */
+        *out = (uint8_t)value;
+        return out + 1;
+    }
     return out + frame_put_varint(out, value);
 }
 
@@ -173,23 +177,33 @@ uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX
     assert(record->state != RECORD_ABSENT && record->fence >= record->life && record->revision >= record->fence);
     assert(record->state == RECORD_DONE || record->inline_values.size == 0);
     assert(record->state != RECORD_DONE || record->body_expires_ms <= record->expires_ms);
-    assert(record->inline_values.size <= record_inline_room(record));
     end = put_rest(out + RECORD_HEAD_BYTES, record);
     assert(end - out <= RECORD_BYTES_MAX);
     put_head(out, record, (uint16_t)(end - out - RECORD_HEAD_BYTES));
     return (uint32_t)(end - out);
 }
 
-uint32_t record_inline_room(const struct record *record)
+/* What a record takes at most, were each number as long as it can be. */
+static size_t bytes_at_most(const struct record *record)
+{
+    return RECORD_HEAD_BYTES + record->id.namespace.size + record->id.caller.size + record->id.key.size +
+           record->operation.size + record->fingerprint.size + record->attempt_id.size + record->owner.size +
+           record->traceparent.size + record->checkpoint_name.size + 2 * (STRINGS + 1) + VARINTS * VARINT_BYTES_MAX +
+           DIGEST_BYTES;
+}
+
+bool record_has_inline_room(const struct record *record, uint64_t bytes)
 {
     uint8_t rest[RECORD_BYTES_MAX];
     struct record without = *record;
     size_t size;
 
+    if (bytes_at_most(record) + bytes <= RECORD_BYTES_MAX)
+        return true;
     without.inline_values = (struct bytes){0};
     size = RECORD_HEAD_BYTES + (size_t)(put_rest(rest, &without) - rest);
     /* The length of the values takes two bytes where it took one. */
-    return size + 1 < RECORD_BYTES_MAX ? (uint32_t)(RECORD_BYTES_MAX - size - 1) : 0;
+    return size + 1 + bytes <= RECORD_BYTES_MAX;
 }
 
 /* ---- Reading --------------------------------------------------------------------------- */
@@ -215,9 +229,12 @@ struct reader {
     bool bad;
 };
 
-static uint64_t get_varint(struct reader *reader)
+static inline uint64_t get_varint(struct reader *reader)
 {
     uint64_t value = 0;
+
+    if (reader->at < reader->end && *reader->at < 0x80 && !reader->bad) /* most of them */
+        return *reader->at++;
     const size_t size = reader->bad ? 0 : frame_get_varint(reader->at, (size_t)(reader->end - reader->at), &value);
 
     if (size == 0) {
@@ -302,21 +319,35 @@ static void get_rest(struct reader *reader, struct record *record)
         get_outcome(reader, record);
 }
 
+static void get_head(const uint8_t *data, struct record *record)
+{
+    *record = (struct record){
+        .state = (enum record_state)data[5],
+        .hash = load64(data + 8),
+        .expires_ms = load64(data + 16),
+        .life = load64(data + 24),
+        .body_place = load64(data + 32),
+        .values_bytes = load32(data + 40),
+    };
+}
+
 enum record_check record_decode_head(struct bytes data, struct record *record)
 {
     if (data.size < RECORD_HEAD_BYTES || load32(data.data) != checksum(data.data + 4, RECORD_HEAD_BYTES - 4))
         return RECORD_BAD_HEAD;
     if (data.data[4] != VERSION || data.data[5] < RECORD_RUNNING || data.data[5] > RECORD_DONE)
         return RECORD_BAD_HEAD;
-    *record = (struct record){
-        .state = (enum record_state)data.data[5],
-        .hash = load64(data.data + 8),
-        .expires_ms = load64(data.data + 16),
-        .life = load64(data.data + 24),
-        .body_place = load64(data.data + 32),
-        .values_bytes = load32(data.data + 40),
-    };
+    get_head(data.data, record);
     return RECORD_GOOD;
+}
+
+void record_read(struct bytes data, struct record *record)
+{
+    struct reader reader = {data.data + RECORD_HEAD_BYTES, data.data + data.size, false};
+
+    get_head(data.data, record);
+    get_rest(&reader, record);
+    assert(!reader.bad && reader.at == reader.end);
 }
 
 enum record_check record_decode(struct bytes data, struct record *record)

@@ -90,8 +90,8 @@ uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct ide
 /* Writes the record; returns its bytes, at most RECORD_BYTES_MAX. Asserts that every string is within proto/limits.h.
  */
 uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX]);
-/* How many bytes of inline_values would still fit into `record`, were it encoded as it is with none. */
-uint32_t record_inline_room(const struct record *record);
+/* Would so many bytes of inline_values fit into `record`, were it encoded as it is but with them? */
+bool record_has_inline_room(const struct record *record, uint64_t bytes);
 
 enum record_check {
     RECORD_GOOD,
@@ -100,6 +100,8 @@ enum record_check {
 };
 /* Unpacks and checks `data`. Views in `record` point into it. */
 enum record_check record_decode(struct bytes data, struct record *record);
+/* The same of what this process encoded and kept in memory: no checksum is looked at, and it is asserted to read. */
+void record_read(struct bytes data, struct record *record);
 /* Only the head: hash, state, expires_ms, life, body_place. RECORD_GOOD says nothing of the rest. */
 enum record_check record_decode_head(struct bytes data, struct record *record);
 

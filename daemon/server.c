@@ -37,7 +37,7 @@ enum {
     DRAIN_MS_MAX = 4 * 1000, /* open answers are written within this after SIGTERM */
     ACCEPT_AGAIN_MS = 1000,  /* after descriptors ran out */
     ACCEPTS_A_TURN = 64,
-    RESUMES_A_TURN = 8, /* rounds over connections that were held up; then sockets are looked at again */
+    ROUNDS_A_TURN = 8, /* over connections that were held up, and what was flushed; then sockets are looked at again */
     BACKLOG_BYTES_MAX = 32 * 1024 * 1024, /* of batches not flushed; over that nothing is decided */
     REBOOT_MS_MAX = 3600 * 1000,          /* what the retention clock takes of the wall clock over a reboot */
 };
@@ -60,6 +60,7 @@ struct server {
     struct now now;
     uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
     uint64_t turned_ms;       /* when it last came to the end of a turn */
+    uint64_t woke_ns;         /* when its last wait ended, by clock_read_ns */
     uint64_t accept_again_ms; /* 0: accepting */
     uint64_t drain_end_ms;    /* 0: not draining */
     int exit_code;
@@ -99,9 +100,27 @@ static void on_check(struct ev_loop *loop, ev_check *watcher, int events)
     struct server *server = watcher->data;
 
     (void)loop, (void)events;
+    server->woke_ns = clock_read_ns();
     read_clock(server);
     if (!server->conns.paused)
         note_stall(server, server->planned_ms, server->turned_ms);
+}
+
+/* ---- The store ------------------------------------------------------------------------ */
+
+static bool poll_store(struct server *server)
+{
+    struct store_event event;
+
+    if (!store_poll(server->store, &event))
+        return false;
+    if (event.failed) {
+        /* What failed may yet be on the disk: nothing is answered, nothing tried again. */
+        log_event(LOG_ERROR, "storage_failed", "reason", event.message, NULL);
+        _exit(74);
+    }
+    service_stored(server->service, &event, &server->now);
+    return true;
 }
 
 /* ---- Turning --------------------------------------------------------------------------- */
@@ -163,6 +182,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     const bool paused = server->conns.paused;
     uint64_t next_ms;
     int rounds = 0;
+    bool again;
 
     (void)loop, (void)events;
     read_clock(server);
@@ -179,10 +199,15 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
         mark.wall_ms = server->now.wall_ms;
         mark.retention_ms = server->now.retention_ms;
         next_ms = service_turn(server->service, &server->now, &mark);
+        /* A batch that was flushed at once has started leases and let answers go: all is looked at again. */
+        again = poll_store(server);
         conns_end_deadlines(&server->conns);
         press_back(server);
         conns_flush(&server->conns);
-    } while (++rounds < RESUMES_A_TURN && conns_resume(&server->conns));
+        again |= conns_resume(&server->conns);
+    } while (again && ++rounds < ROUNDS_A_TURN);
+    if (again)
+        next_ms = server->now.boot_ms;
     server->turned_ms = server->now.boot_ms;
     if (server->conns.count < connections ||
         (server->accept_again_ms && server->accept_again_ms <= server->now.boot_ms))
@@ -190,6 +215,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     if (server->drain_end_ms && (server->conns.count == 0 || server->now.boot_ms >= server->drain_end_ms))
         ev_break(server->loop, EVBREAK_ALL);
     plan(server, earlier(next_ms, conns_next_ms(&server->conns)));
+    service_turned(server->service, clock_read_ns() - server->woke_ns);
 }
 
 static void on_wake(struct ev_loop *loop, ev_timer *watcher, int events)
@@ -223,26 +249,12 @@ static void on_accept(struct ev_loop *loop, ev_io *watcher, int events)
     }
 }
 
-/* The store's thread has something to say. Called on that thread. */
+/* One of the store's threads has something to say. Called on that thread. */
 static void on_store_wake(void *context)
 {
     struct server *server = context;
 
     ev_async_send(server->loop, &server->stored);
-}
-
-static void poll_store(struct server *server)
-{
-    struct store_event event;
-
-    if (!store_poll(server->store, &event))
-        return;
-    if (event.failed) {
-        /* What failed may yet be on the disk: nothing is answered, nothing tried again. */
-        log_event(LOG_ERROR, "storage_failed", "reason", event.message, NULL);
-        _exit(74);
-    }
-    service_stored(server->service, &event, &server->now);
 }
 
 static void on_stored(struct ev_loop *loop, ev_async *watcher, int events)
@@ -336,6 +348,7 @@ static void start_watchers(struct server *server)
     ev_timer_init(&server->wake, on_wake, 0., 0.);
     ev_signal_init(&server->terminate, on_terminate, SIGTERM);
     ev_signal_init(&server->interrupt, on_terminate, SIGINT);
+    server->woke_ns = clock_read_ns();
     server->prepare.data = server->check.data = server->terminate.data = server->interrupt.data = server;
     ev_prepare_start(server->loop, &server->prepare);
     ev_check_start(server->loop, &server->check);

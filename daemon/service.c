@@ -42,6 +42,7 @@ struct service {
     struct arena *arena;
     struct held_queue open, flight; /* answers that rest on the open batch, on the one in flight */
     uint64_t flight_end;            /* the newest number in the one in flight */
+    uint64_t durable;               /* the newest number that was flushed, as of the last event */
     uint64_t held_bytes;
     struct session *sessions;
     uint64_t instance;
@@ -331,13 +332,12 @@ static void on_stats(struct session *session, const Idem__V1__Request *request)
 {
     struct service *service = session->service;
     const struct metrics_gauges gauges = read_gauges(service);
-    enum { CAPACITY = METRICS_CALLS * METRICS_CODES + METRICS_ANSWERS + 64 };
     Idem__V1__StatsResponse stats_response = IDEM__V1__STATS_RESPONSE__INIT;
     Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
-    struct stats stats = {service->arena, &stats_response, CAPACITY};
+    struct stats stats = {service->arena, &stats_response, METRICS_MAX};
     const char *namespace = request->stats->namespace_;
 
-    stats_response.metrics = arena_zero(service->arena, CAPACITY * sizeof *stats_response.metrics);
+    stats_response.metrics = arena_zero(service->arena, METRICS_MAX * sizeof *stats_response.metrics);
     if (*namespace) {
         const struct engine_counts counts =
             engine_counts_of(service->engine, bytes_of(namespace, (uint32_t)strlen(namespace)));
@@ -503,13 +503,31 @@ void service_stalled(struct service *service, uint64_t stalled_ms)
     engine_stalled(service->engine, stalled_ms);
 }
 
+void service_turned(struct service *service, uint64_t took_ns)
+{
+    durations_add(&service->metrics.loop_turn, took_ns);
+}
+
+/* 0: that did not happen. */
+static void count_duration(struct durations *durations, uint64_t ns)
+{
+    if (ns)
+        durations_add(durations, ns);
+}
+
 void service_stored(struct service *service, const struct store_event *event, const struct now *now)
 {
     service->now = now;
-    service->metrics.batches++;
+    service->metrics.batches += event->flush_ns != 0;
+    service->metrics.durable_changes += event->durable - service->durable;
+    service->durable = event->durable;
     service->metrics.swept += event->swept_count;
+    count_duration(&service->metrics.queue_wait, event->queue_ns);
+    count_duration(&service->metrics.flush, event->flush_ns);
+    count_duration(&service->metrics.apply, event->apply_ns);
     engine_stored(service->engine, event, now);
-    release_flight(service);
+    if (!store_busy(service->store))
+        release_flight(service);
 }
 
 void service_drain(struct service *service)
@@ -531,10 +549,12 @@ struct service *service_open(const struct service_options *options, const struct
                                                   .reply = on_reply,
                                                   .alive = on_alive,
                                                   .context = service,
-                                                  .unfinished_max = options->unfinished_max};
+                                                  .unfinished_max = options->unfinished_max,
+                                                  .cold_reads = &service->metrics.cold_read};
 
     service->options = *options;
     service->store = options->store;
+    service->durable = store_durable_number(options->store);
     service->started_ms = now->wall_ms;
     queue_clear(&service->open);
     queue_clear(&service->flight);

@@ -70,6 +70,8 @@ void service_no_memory(struct session *session);
 uint64_t service_turn(struct service *service, const struct now *now, const struct clock_mark *mark);
 /* Opening took that long: running leases count from now. */
 void service_loaded(struct service *service, uint64_t took_ms);
+/* A turn of the loop took that long, for Stats. */
+void service_turned(struct service *service, uint64_t took_ns);
 void service_stalled(struct service *service, uint64_t stalled_ms);
 /* What store_poll said: lets answers go. */
 void service_stored(struct service *service, const struct store_event *event, const struct now *now);

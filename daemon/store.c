@@ -1,32 +1,41 @@
-/* The loop's side of the store, and its thread.
+/* The loop's side of the store, and what its two threads do.
  *
- *     loop:    open batch --submit--> in flight ............ poll: durable, swept
- *     thread:                          `--> one LMDB commit --'
+ *     loop:      open batch --submit--> in flight --poll--> tail --store_apply--> applying --poll--> gone
+ *     writer:                             `--> log: write and flush
+ *     applier:                                                  `--> a slot for the log, tables: one commit
  *
- * The two share the slot below, under its mutex: a batch goes in, a result comes out, one at a time. Everything else is
- * the loop's. The loop reads through one transaction, taken at the first read of a turn and reset at its end. */
+ * A small batch is flushed on the loop itself: a hand-over to a sleeping thread and back costs about as much as the
+ * flush. The loop reads through one transaction, taken at the first read of a turn and reset at its end. */
 #include "daemon/store.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <sys/random.h>
 
+#include "daemon/apply.h"
 #include "daemon/batch.h"
 #include "daemon/directory.h"
+#include "daemon/disk.h"
+#include "daemon/load.h"
+#include "daemon/log.h"
 #include "daemon/logging.h"
 #include "daemon/memory.h"
 #include "daemon/tables.h"
+#include "daemon/worker.h"
 
 enum {
     AHEAD_BYTES =
         64 * 1024 * 1024, /* kept allocated beyond the last page, so that a commit does not meet a full disk */
-    BATCH_BYTES_LEAST = 1024 * 1024,          /* reckoned with as the largest batch until there was a larger one */
+    RESERVE_BYTES = 3 * 1024 * 1024,          /* of the quota: for outcomes when nothing new is granted */
     UNFINISHED_BYTES = 2 * TABLES_PAGE_BYTES, /* held for each unfinished operation, to finish it */
     POINTS_MAX = 1024,                        /* insertion points remembered */
     PLACE_COUNT_BITS = 30,
+    APPLY_BYTES = 16 * 1024 * 1024, /* the tail is applied when it takes so much, */
+    APPLY_MS = 5 * 1000,            /* or is so old */
+    SLOT_AGAIN_MS = 1000,           /* on a full disk */
+    INLINE_CHANGES = 2,             /* a batch with no more is flushed on the loop */
 };
 #define MAP_BYTES_OVER (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
 
@@ -35,13 +44,28 @@ struct point {
     uint64_t seconds, next_count;
 };
 
-/* What the thread did with a batch. */
-struct result {
-    int code; /* 0, or why it failed */
+/* A batch that is in the log and not in the tables. */
+struct unapplied {
+    struct blob *bytes;
+    uint64_t last;
+};
+
+/* The writer's job. */
+struct writing {
+    const uint8_t *batch;
+    int code;
+    uint64_t began_ns, ended_ns;
+};
+
+/* The applier's job, and what came of it. */
+struct applying {
+    struct apply apply;
+    struct bytes *batches; /* of the tail's first `batch_count` */
+    bool any;              /* something to bring in, or to sweep */
+    int code;
+    uint64_t began_ns, ended_ns;
     uint64_t used_bytes, first_place;
     bool disk_full;
-    struct store_swept *swept;
-    uint32_t swept_count;
 };
 
 struct store {
@@ -49,30 +73,50 @@ struct store {
     struct store_facts facts;
     struct directory directory;
     struct tables tables;
+    struct log *log;
+    struct worker writer, applier;
+    struct writing writing;
+    struct applying applying;
+    struct tables_state state; /* of the tables; the applier's */
+
     struct batch open, flight;
-    bool busy;
-    uint64_t durable;
+    bool in_flight, flushed_inline;
+    uint64_t durable, applied;
+    uint64_t opened_ns, submitted_ns; /* when the open batch got its first change; when the one in flight left */
+    struct unapplied *tail;
+    uint32_t tail_count, tail_capacity, applying_count; /* the first of them are being applied */
+    uint64_t tail_bytes;
+    uint64_t tail_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
+    uint64_t slot_again_ms; /* boot time before which no slot is asked for, where the disk is full */
+
     MDB_txn *reader; /* of the loop */
     bool reading;    /* it is not reset */
     struct point points[POINTS_MAX];
     uint32_t point_count;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
-    uint64_t used_bytes, first_place, largest_batch_bytes;
+    uint64_t used_bytes, first_place;
     bool disk_full;
-    struct store_swept *swept; /* of the last poll */
-    off_t allocated;           /* of the file, ahead included; the thread's */
-
-    pthread_t thread;
-    bool threaded;
-    pthread_mutex_t mutex;
-    pthread_cond_t condition;
-    const uint8_t *work; /* a batch to apply; NULL: none. These five are under the mutex */
-    uint32_t work_bytes;
-    bool done, stopping;
-    struct result result;
+    off_t allocated; /* of the tables' file, ahead included; the applier's */
 };
 
-/* ---- The thread ------------------------------------------------------------------------ */
+static const struct disk *disk_of(const struct store *store)
+{
+    return store->options.disk ? store->options.disk : &disk_system;
+}
+
+/* ---- The writer -------------------------------------------------------------------------- */
+
+static void run_writer(void *context)
+{
+    struct store *store = context;
+    struct writing *writing = &store->writing;
+
+    writing->began_ns = clock_read_ns();
+    writing->code = log_append(store->log, writing->batch);
+    writing->ended_ns = clock_read_ns();
+}
+
+/* ---- The applier --------------------------------------------------------------------------- */
 
 /* Keeps the disk ahead of the file. Not supported is not full: then a commit that meets the end stops the daemon. */
 static bool allocate_ahead(struct store *store)
@@ -84,63 +128,52 @@ static bool allocate_ahead(struct store *store)
     if (mdb_env_info(store->tables.env, &info) != 0 || mdb_env_get_fd(store->tables.env, &fd) != 0)
         return false;
     end = (off_t)(info.me_last_pgno + 1) * TABLES_PAGE_BYTES;
-    if (store->allocated >= end + AHEAD_BYTES)
+    /* What is in the log has to have room in the tables. */
+    const off_t logged = (off_t)log_bytes(store->log), ahead = logged > AHEAD_BYTES ? logged : AHEAD_BYTES;
+    if (store->allocated >= end + ahead)
         return true;
     /* Half as much again, so that not every commit asks. */
-    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, end, AHEAD_BYTES + AHEAD_BYTES / 2) != 0)
-        return errno != ENOSPC && errno != EDQUOT;
-    store->allocated = end + AHEAD_BYTES + AHEAD_BYTES / 2;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, end, ahead + ahead / 2) != 0)
+        return errno == EOPNOTSUPP;
+    store->allocated = end + ahead + ahead / 2;
     return true;
 }
 
-static void look(struct store *store, struct result *result)
+static int look(struct store *store, struct applying *applying)
 {
-    if (result->code == 0)
-        result->code = tables_look(&store->tables, &result->used_bytes, &result->first_place);
-    if (result->code == 0)
-        result->disk_full = !allocate_ahead(store);
+    const int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
+
+    if (code == 0 && !allocate_ahead(store))
+        applying->disk_full = true;
+    return code;
 }
 
-static struct result apply(struct store *store, const uint8_t *batch, uint32_t size)
+/* Another slot is only good to have, unless the disk is broken. */
+static int prepare_slot(struct store *store, struct applying *applying)
 {
-    struct result result = {0};
-    struct batch_header header;
+    const int code = log_prepare(store->log);
 
-    batch_read_header(batch, &header);
-    if (header.sweep_s)
-        result.swept = mem_alloc(TABLES_SWEPT_MAX * sizeof *result.swept);
-    result.code = tables_apply(&store->tables, batch, size, result.swept, &result.swept_count);
-    look(store, &result);
-    return result;
+    applying->disk_full = code != 0;
+    return code == ENOSPC || code == EDQUOT || code == EFBIG ? 0 : code;
 }
 
-static void *run(void *argument)
+static void run_applier(void *context)
 {
-    struct store *store = argument;
-    bool failed = false;
+    struct store *store = context;
+    struct applying *applying = &store->applying;
+    const uint32_t slots_before = store->state.log_slots;
 
-    pthread_mutex_lock(&store->mutex);
-    while (!failed) {
-        while (!store->work && !store->stopping)
-            pthread_cond_wait(&store->condition, &store->mutex);
-        if (!store->work)
-            break;
-        const uint8_t *batch = store->work;
-        const uint32_t size = store->work_bytes;
-        pthread_mutex_unlock(&store->mutex);
-        const struct result result = apply(store, batch, size);
-        pthread_mutex_lock(&store->mutex);
-        store->result = result;
-        store->work = NULL;
-        store->done = true;
-        failed = result.code != 0; /* never tried again: what failed may yet be on the disk */
-        pthread_cond_broadcast(&store->condition);
-        pthread_mutex_unlock(&store->mutex);
-        store->options.wake(store->options.wake_context);
-        pthread_mutex_lock(&store->mutex);
+    applying->began_ns = clock_read_ns();
+    applying->code = prepare_slot(store, applying);
+    /* The tables know of a slot before anything is in it. */
+    store->state.log_slots = log_slots(store->log);
+    if (applying->code == 0 && (applying->any || store->state.log_slots != slots_before))
+        applying->code = apply(&applying->apply);
+    if (applying->code == 0) {
+        log_add_slot(store->log);
+        applying->code = look(store, applying);
     }
-    pthread_mutex_unlock(&store->mutex);
-    return NULL;
+    applying->ended_ns = clock_read_ns();
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -155,6 +188,12 @@ static bool make_facts(struct store_facts *facts, struct store_error *error)
     *facts = (struct store_facts){0};
     clock_read_mark(&facts->mark);
     facts->mark.retention_ms = facts->mark.wall_ms;
+    if (facts->mark.wall_ms < CLOCK_UNSET_BEFORE_MS) {
+        *error = (struct store_error){.exit_code = 71,
+                                      .message = "the clock says it is before 2020, and a new store "
+                                                 "takes its numbers from it: set the clock"};
+        return false;
+    }
     if (getrandom(&facts->store_id, sizeof facts->store_id, 0) == sizeof facts->store_id &&
         getrandom(facts->secret, sizeof facts->secret, 0) == sizeof facts->secret)
         return true;
@@ -162,12 +201,21 @@ static bool make_facts(struct store_facts *facts, struct store_error *error)
     return false;
 }
 
+static bool fail(struct store_error *error, int exit_code, const char *what, int code)
+{
+    error->exit_code = exit_code;
+    snprintf(error->message, sizeof error->message, "store: %s: %s", what, mdb_strerror(code));
+    return false;
+}
+
 /* Builds a store beside its place and puts it there. */
 static bool build(struct store *store, struct store_error *error)
 {
     struct store_facts facts;
+    struct tables_state state;
     struct tables tables;
     char path[4096];
+    int code;
     bool good;
 
     directory_store_path(&store->directory, true, path);
@@ -175,97 +223,178 @@ static bool build(struct store *store, struct store_error *error)
         !tables_open(&tables, path, map_bytes(store), false, error))
         return false;
     /* Numbers go on above those of a store that may have been lost. */
-    good = tables_create(&tables, &facts, facts.mark.wall_ms / 1000 << 20, error);
+    state = (struct tables_state){.next_number = facts.mark.wall_ms / 1000 << 20, .mark = facts.mark, .log_slots = 1};
+    good = tables_create(&tables, &facts, &state, error);
     tables_close(&tables);
+    if (good && (code = log_make(disk_of(store), path)) != 0)
+        return fail(error, 74, "its log cannot be made", code);
     return good && directory_end_build(&store->directory, error);
+}
+
+/* Brings in batches [first, end) of what the log held, and the number of its slots. */
+static int recover_part(struct store *store, uint32_t first, uint32_t end)
+{
+    struct bytes *batches = mem_alloc((end - first) * sizeof *batches);
+    struct apply recovering = {
+        .tables = &store->tables, .batches = batches, .batch_count = end - first, .state = &store->state};
+    int code;
+
+    for (uint32_t n = first; n < end; n++)
+        batches[n - first] = log_batch(store->log, n);
+    store->state.log_slots = log_slots(store->log);
+    code = apply(&recovering);
+    mem_free(batches);
+    return code;
+}
+
+/* What is in the log and not in the tables is brought in, in parts. */
+static int recover(struct store *store)
+{
+    const uint32_t found = log_found(store->log);
+    uint32_t first = 0;
+    int code = 0;
+
+    while (code == 0 && first < found) {
+        uint64_t bytes = 0;
+        uint32_t end = first;
+        while (end < found && bytes < APPLY_BYTES)
+            bytes += log_batch(store->log, end++).size;
+        code = recover_part(store, first, end);
+        first = end;
+    }
+    if (code == 0 && store->state.log_slots != log_slots(store->log))
+        code = recover_part(store, 0, 0);
+    return code;
+}
+
+static bool open_log(struct store *store, const char *path, struct store_error *error)
+{
+    const struct log_options options = {.disk = disk_of(store),
+                                        .directory = path,
+                                        .secret = store->facts.secret,
+                                        .applied = store->state.next_number - 1,
+                                        .slots = store->state.log_slots,
+                                        .accept_loss = store->options.accept_loss};
+    const uint64_t next = store->state.next_number;
+    int code;
+
+    store->log = log_open(&options, error);
+    if (!store->log)
+        return false;
+    if ((code = recover(store)) != 0)
+        return fail(error, 74, "what its log holds cannot be brought into the tables", code);
+    if ((code = log_start(store->log)) != 0)
+        return fail(error, 74, "its log cannot be written", code);
+    if (store->state.next_number > next)
+        log_event(LOG_INFO, "recovered", "changes", log_number(store->state.next_number - next), NULL);
+    store->facts.mark = store->state.mark;
+    return true;
 }
 
 static bool open_store(struct store *store, struct store_error *error)
 {
-    const bool writes = !store->options.read_only;
     char path[4096];
-    uint64_t next;
 
-    if (!directory_open(&store->directory, store->options.directory, writes, error))
+    if (!directory_open(&store->directory, store->options.directory, true, error))
         return false;
-    if (writes && !directory_has_store(&store->directory) && !build(store, error))
+    if (!directory_has_store(&store->directory) && !build(store, error))
         return false;
     directory_store_path(&store->directory, false, path);
-    if (!tables_open(&store->tables, path, map_bytes(store), !writes, error) ||
-        !tables_read_facts(&store->tables, &store->facts, &next, error))
+    if (!tables_open(&store->tables, path, map_bytes(store), false, error) ||
+        !tables_read_facts(&store->tables, &store->facts, &store->state, error) || !open_log(store, path, error))
         return false;
-    batch_start(&store->open, next);
-    store->durable = next - 1;
+    batch_start(&store->open, store->state.next_number);
+    store->durable = store->applied = store->state.next_number - 1;
     store->submitted_ms = store->facts.mark.retention_ms;
-    store->largest_batch_bytes = BATCH_BYTES_LEAST;
     return true;
+}
+
+static void take_look(struct store *store, const struct applying *applying)
+{
+    store->used_bytes = applying->used_bytes;
+    store->first_place = applying->first_place;
+    store->disk_full = applying->disk_full;
 }
 
 static bool start(struct store *store, struct store_error *error)
 {
-    struct result result = {0};
-    int code;
+    int code = look(store, &store->applying);
 
-    look(store, &result);
-    if (result.code != 0) {
-        error->exit_code = 65;
-        snprintf(error->message, sizeof error->message, "store: its tables do not read: %s", mdb_strerror(result.code));
-        return false;
-    }
-    store->used_bytes = result.used_bytes;
-    store->first_place = result.first_place;
-    store->disk_full = result.disk_full;
-    if ((code = mdb_txn_begin(store->tables.env, NULL, MDB_RDONLY, &store->reader)) != 0 ||
-        (code = pthread_create(&store->thread, NULL, run, store)) != 0) {
-        error->exit_code = 71;
-        snprintf(error->message, sizeof error->message, "store: cannot be started: %s", mdb_strerror(code));
-        return false;
-    }
-    store->threaded = true;
+    if (code != 0)
+        return fail(error, 65, "its tables do not read", code);
+    take_look(store, &store->applying);
+    store->applying.apply = (struct apply){.tables = &store->tables, .state = &store->state};
+    if ((code = mdb_txn_begin(store->tables.env, NULL, MDB_RDONLY, &store->reader)) != 0)
+        return fail(error, 71, "cannot be read", code);
     mdb_txn_reset(store->reader);
+    if ((code = worker_start(&store->writer)) != 0 || (code = worker_start(&store->applier)) != 0)
+        return fail(error, 71, "its threads cannot be started", code);
     return true;
 }
 
 struct store *store_open(const struct store_options *options, struct store_error *error)
 {
     struct store *store = mem_zero(1, sizeof *store);
+    const struct worker worker = {.context = store, .wake = options->wake, .wake_context = options->wake_context};
 
     store->options = *options;
     store->directory.lock_fd = -1;
-    pthread_mutex_init(&store->mutex, NULL);
-    pthread_cond_init(&store->condition, NULL);
+    store->writer = store->applier = worker;
+    store->writer.run = run_writer;
+    store->applier.run = run_applier;
     if (open_store(store, error) && start(store, error))
         return store;
     store_close(store);
     return NULL;
 }
 
-static void stop_thread(struct store *store)
+/* What is left is brought in, so that the next start has nothing to do. Without success it does it all the same. */
+static void apply_rest(struct store *store)
 {
-    if (!store->threaded)
-        return;
-    pthread_mutex_lock(&store->mutex);
-    store->stopping = true;
-    pthread_cond_broadcast(&store->condition);
-    pthread_mutex_unlock(&store->mutex);
-    pthread_join(store->thread, NULL);
+    struct bytes *batches = mem_alloc(store->tail_count * sizeof *batches);
+    struct apply rest = {
+        .tables = &store->tables, .batches = batches, .batch_count = store->tail_count, .state = &store->state};
+
+    for (uint32_t i = 0; i < store->tail_count; i++)
+        batches[i] = bytes_of(store->tail[i].bytes->data, store->tail[i].bytes->size);
+    if (store->tail_count > 0)
+        apply(&rest);
+    mem_free(batches);
+}
+
+static void drop_tail(struct store *store, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        store->tail_bytes -= store->tail[i].bytes->size;
+        blob_release(store->tail[i].bytes);
+    }
+    store->tail_count -= count;
+    if (store->tail_count > 0)
+        memmove(store->tail, store->tail + count, store->tail_count * sizeof *store->tail);
 }
 
 void store_close(struct store *store)
 {
+    struct store_event event;
+
     if (!store)
         return;
-    stop_thread(store);
-    if (store->reader)
+    worker_stop(&store->writer);
+    worker_stop(&store->applier);
+    if (store->reader) {
+        if (!store_poll(store, &event) || !event.failed)
+            apply_rest(store);
         mdb_txn_abort(store->reader);
+    }
+    drop_tail(store, store->tail_count);
+    log_close(store->log);
     tables_close(&store->tables);
     directory_close(&store->directory);
     blob_release(store->open.bytes);
     blob_release(store->flight.bytes);
-    mem_free(store->result.swept);
-    mem_free(store->swept);
-    pthread_mutex_destroy(&store->mutex);
-    pthread_cond_destroy(&store->condition);
+    mem_free(store->tail);
+    mem_free(store->applying.batches);
+    mem_free(store->applying.apply.swept);
     mem_free(store);
 }
 
@@ -286,77 +415,18 @@ static MDB_txn *reader(struct store *store)
     return store->reader;
 }
 
-struct loading {
-    struct store *store;
-    const struct store_visitor *visitor;
-    struct store_error *error;
-    uint64_t lost;
-};
-
-/* A head that does not read: whose operation it was, nobody knows. */
-static bool lose(struct loading *loading, const char *table, uint64_t key)
+uint64_t store_records(struct store *store)
 {
-    loading->lost++;
-    if (loading->store->options.accept_loss) {
-        log_event(LOG_ERROR, "lost", "table", table, "key", log_number(key), NULL);
-        return true;
-    }
-    loading->error->exit_code = 65;
-    snprintf(loading->error->message, sizeof loading->error->message,
-             "store: the head of the record %llu in table %s is damaged, and with it is lost which operation it was; "
-             "--accept-loss starts without it",
-             (unsigned long long)key, table);
-    return false;
-}
+    MDB_stat unfinished = {0}, finished = {0};
 
-static bool visit_unfinished(struct loading *loading, uint64_t key, struct bytes record)
-{
-    struct record head;
-
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.life != key || head.state == RECORD_DONE ||
-        record.size > RECORD_BYTES_MAX)
-        return lose(loading, "unfinished", key);
-    loading->visitor->unfinished(loading->visitor->context, key, record);
-    return true;
-}
-
-static bool visit_finished(struct loading *loading, uint64_t key, struct bytes record)
-{
-    struct record head;
-
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.state != RECORD_DONE || record.size > RECORD_BYTES_MAX)
-        return lose(loading, "finished", key);
-    loading->visitor->finished(loading->visitor->context, key, &head);
-    return true;
-}
-
-static bool load_table(struct loading *loading, MDB_dbi table, bool (*visit)(struct loading *, uint64_t, struct bytes))
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    int code = mdb_cursor_open(reader(loading->store), table, &cursor);
-    bool good = true;
-
-    while (code == 0 && good && (code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
-        uint64_t number = 0;
-        memcpy(&number, key.mv_data, key.mv_size < sizeof number ? key.mv_size : sizeof number);
-        good = visit(loading, number, bytes_of(value.mv_data, (uint32_t)value.mv_size));
-    }
-    mdb_cursor_close(cursor);
-    if (good && code != MDB_NOTFOUND) {
-        loading->error->exit_code = 65;
-        snprintf(loading->error->message, sizeof loading->error->message, "store: a table does not read: %s",
-                 mdb_strerror(code));
-        return false;
-    }
-    return good;
+    mdb_stat(reader(store), store->tables.unfinished, &unfinished);
+    mdb_stat(reader(store), store->tables.finished, &finished);
+    return unfinished.ms_entries + finished.ms_entries;
 }
 
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
-    struct loading loading = {store, visitor, error, 0};
-    const bool good = load_table(&loading, store->tables.unfinished, visit_unfinished) &&
-                      load_table(&loading, store->tables.finished, visit_finished);
+    const bool good = load_records(&store->tables, reader(store), store->options.accept_loss, visitor, error);
 
     store_end_turn(store);
     return good;
@@ -379,94 +449,177 @@ uint64_t store_durable_number(const struct store *store)
     return store->durable;
 }
 
-void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
+bool store_pending(const struct store *store)
 {
-    batch_append(&store->open, change, values);
+    return store->open.next > store->open.first;
 }
 
-void store_sweep(struct store *store, uint64_t retention_s)
+void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
 {
-    store->open.sweep_s = retention_s;
+    if (!store_pending(store))
+        store->opened_ns = clock_read_ns();
+    batch_append(&store->open, change, values);
 }
 
 void store_touch(struct store *store)
 {
-    store->open.touched = true;
+    const struct store_change change = {.kind = STORE_TOUCH, .number = store->open.next};
+
+    store_append(store, &change, NULL);
 }
 
 bool store_busy(const struct store *store)
 {
-    return store->busy;
+    return store->in_flight;
 }
 
-bool store_pending(const struct store *store)
+bool store_ready(const struct store *store)
 {
-    return store->open.changes || store->open.sweep_s || store->open.touched;
+    return !store->in_flight && log_has_room(store->log, batch_padded_bytes(store->open.bytes->size));
 }
 
 size_t store_backlog_bytes(const struct store *store)
 {
-    return (size_t)store->open.bytes->size + (store->busy ? store->flight.bytes->size : 0);
+    return (size_t)store->open.bytes->size + (store->in_flight ? store->flight.bytes->size : 0);
 }
 
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
-    assert(store_pending(store) && !store->busy && !store->options.read_only);
+    const uint64_t changes = store->open.next - store->open.first;
+
+    assert(store_pending(store) && store_ready(store));
     batch_seal(&store->open, mark);
     store->submitted_ms = mark->retention_ms;
+    store->submitted_ns = clock_read_ns();
     store->flight = store->open;
-    store->busy = true;
-    if (store->flight.bytes->size > store->largest_batch_bytes)
-        store->largest_batch_bytes = store->flight.bytes->size;
+    store->in_flight = true;
+    store->writing = (struct writing){.batch = store->flight.bytes->data};
     batch_start(&store->open, store->flight.next);
-    pthread_mutex_lock(&store->mutex);
-    assert(!store->work && !store->done);
-    store->work = store->flight.bytes->data;
-    store->work_bytes = store->flight.bytes->size;
-    pthread_cond_broadcast(&store->condition);
-    pthread_mutex_unlock(&store->mutex);
+    if (changes <= INLINE_CHANGES) {
+        run_writer(store);
+        store->flushed_inline = true;
+    } else {
+        worker_give(&store->writer);
+    }
 }
 
-static void take_result(struct store *store, const struct result *result, struct store_event *event)
+/* ---- Applying ------------------------------------------------------------------------------------- */
+
+bool store_applying(const struct store *store)
 {
-    store->busy = false;
+    return worker_busy(&store->applier);
+}
+
+/* Has the tail grown, is it old, or does the log need the room? */
+static bool tail_due(struct store *store, uint64_t boot_ms)
+{
+    if (store->tail_count == 0)
+        return false;
+    if (!store->tail_since_ms)
+        store->tail_since_ms = boot_ms;
+    return store->tail_bytes >= APPLY_BYTES || boot_ms - store->tail_since_ms >= APPLY_MS ||
+           !log_has_room(store->log, batch_padded_bytes(store->open.bytes->size));
+}
+
+static void give_tail(struct store *store)
+{
+    struct applying *applying = &store->applying;
+
+    applying->batches = mem_resize(applying->batches, store->tail_count * sizeof *applying->batches);
+    for (uint32_t i = 0; i < store->tail_count; i++)
+        applying->batches[i] = bytes_of(store->tail[i].bytes->data, store->tail[i].bytes->size);
+    store->applying_count = store->tail_count;
+    store->tail_since_ms = 0;
+}
+
+uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
+{
+    struct applying *applying = &store->applying;
+    const bool due = tail_due(store, boot_ms);
+    const bool slot = (!store->disk_full || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
+
+    assert(!worker_busy(&store->applier));
+    if (!due && !sweep_s && !slot)
+        return store->tail_count ? store->tail_since_ms + APPLY_MS : UINT64_MAX;
+    if (slot)
+        store->slot_again_ms = boot_ms + SLOT_AGAIN_MS;
+    store->applying_count = 0;
+    if (due)
+        give_tail(store);
+    if (sweep_s && !applying->apply.swept)
+        applying->apply.swept = mem_alloc(APPLY_SWEPT_MAX * sizeof *applying->apply.swept);
+    applying->any = due || sweep_s;
+    applying->apply.batches = applying->batches;
+    applying->apply.batch_count = store->applying_count;
+    applying->apply.sweep_s = sweep_s;
+    applying->apply.swept_count = 0;
+    worker_give(&store->applier);
+    return UINT64_MAX;
+}
+
+/* ---- What the threads say ------------------------------------------------------------------------- */
+
+static void fail_event(struct store_event *event, const char *what, int code)
+{
+    event->failed = true;
+    snprintf(event->message, sizeof event->message, "%s failed: %s", what, mdb_strerror(code));
+}
+
+static void take_written(struct store *store, struct store_event *event)
+{
+    const struct writing *writing = &store->writing;
+
+    store->in_flight = store->flushed_inline = false;
+    if (writing->code != 0) {
+        fail_event(event, "a flush of the log", writing->code);
+        return;
+    }
     store->durable = store->flight.next - 1;
-    blob_release(store->flight.bytes);
+    if (store->tail_count == store->tail_capacity) {
+        store->tail_capacity = store->tail_capacity ? 2 * store->tail_capacity : 64;
+        store->tail = mem_resize(store->tail, store->tail_capacity * sizeof *store->tail);
+    }
+    store->tail[store->tail_count++] = (struct unapplied){store->flight.bytes, store->durable};
+    store->tail_bytes += store->flight.bytes->size;
     store->flight.bytes = NULL;
-    store->used_bytes = result->used_bytes;
-    store->first_place = result->first_place;
-    store->disk_full = result->disk_full;
-    store->swept = result->swept;
-    event->durable = event->applied = store->durable;
-    event->swept = result->swept;
-    event->swept_count = result->swept_count;
+    event->queue_ns = store->submitted_ns - store->opened_ns;
+    event->flush_ns = writing->ended_ns - writing->began_ns;
+}
+
+static void take_applied(struct store *store, struct store_event *event)
+{
+    const struct applying *applying = &store->applying;
+
+    if (applying->code != 0) {
+        fail_event(event, "a commit of the tables", applying->code);
+        return;
+    }
+    take_look(store, applying);
+    if (store->applying_count > 0) {
+        store->applied = store->tail[store->applying_count - 1].last;
+        log_applied(store->log, store->applied);
+    }
+    drop_tail(store, store->applying_count);
+    store->applying_count = 0;
+    event->swept = applying->apply.swept;
+    event->swept_count = applying->apply.swept_count;
+    event->apply_ns = applying->any ? applying->ended_ns - applying->began_ns : 0;
 }
 
 bool store_poll(struct store *store, struct store_event *event)
 {
-    struct result result;
-    bool done;
+    const bool written = store->in_flight && (store->flushed_inline || worker_take(&store->writer));
+    const bool applied = worker_take(&store->applier);
 
-    pthread_mutex_lock(&store->mutex);
-    done = store->done;
-    result = store->result;
-    if (done) {
-        store->done = false;
-        store->result = (struct result){0};
-    }
-    pthread_mutex_unlock(&store->mutex);
-    if (!done)
+    if (!written && !applied)
         return false;
     *event = (struct store_event){0};
-    mem_free(store->swept);
-    store->swept = NULL;
-    if (result.code != 0) {
-        mem_free(result.swept);
-        event->failed = true;
-        snprintf(event->message, sizeof event->message, "a commit failed: %s", mdb_strerror(result.code));
-        return true;
-    }
-    take_result(store, &result, event);
+    if (written)
+        take_written(store, event);
+    if (applied)
+        take_applied(store, event);
+    event->durable = store->durable;
+    event->applied = store->applied;
     return true;
 }
 
@@ -563,10 +716,20 @@ void store_end_turn(struct store *store)
 
 struct store_space store_space(const struct store *store, uint64_t unfinished)
 {
-    const uint64_t needed = store->used_bytes + 3 * store->largest_batch_bytes + unfinished * UNFINISHED_BYTES +
-                            store->open.bytes->size + (store->busy ? store->flight.bytes->size : 0);
+    const uint64_t needed = store->used_bytes + RESERVE_BYTES + unfinished * UNFINISHED_BYTES + store->tail_bytes +
+                            store_backlog_bytes(store);
 
     return (struct store_space){.used_bytes = store->used_bytes,
                                 .quota_bytes = store->options.quota_bytes,
                                 .full = store->disk_full || needed > store->options.quota_bytes};
+}
+
+uint64_t store_log_bytes(const struct store *store)
+{
+    return log_bytes(store->log);
+}
+
+uint64_t store_tail_bytes(const struct store *store)
+{
+    return store->tail_bytes;
 }

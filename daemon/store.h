@@ -1,11 +1,14 @@
 /* The store: batches of changes made durable one after the other, and the records they left behind.
  *
- *      engine --append--> open batch --submit--> [store thread: one LMDB commit] --wake--> poll: durable, applied,
- * swept
+ *      engine --append--> open batch --submit--> log: one write, one flush --> poll: durable
+ *                                                  '--> tail --apply--> tables: one commit for many batches --> poll:
+ * applied
  *
  * A batch is immutable bytes once it is submitted. One batch is in flight at a time while the loop fills the next
- * (group commit). A change is a whole record, so that applying it twice is harmless. A failed commit is never tried
- * again: the store says so once, through poll, and the daemon stops (74), since what failed may yet be on the disk.
+ * (group commit). What is in the log and not in the tables yet is the tail; it stays in memory, and is applied when it
+ * has grown or is old enough: of what begins and finishes within the tail the tables see one record. A change is a
+ * whole record, so that applying it twice is harmless. A failed flush or commit is never tried again: the store says so
+ * once, through poll, and the daemon stops (74), since what failed may yet be on the disk.
  *
  * Four LMDB tables: `finished` (place -> record, ordered by when it goes), `unfinished` (life -> record), `chunks`
  * ((place or life, kind, chunk) -> at most 4,080 bytes with their checksum) and `meta`.
@@ -13,7 +16,8 @@
  * A place is 64 bits: seconds of the retention clock at which it may be swept, 34 bits, then a count, 30 bits. A life
  * is a number below 2^53, so that lives sort before all places of this century.
  *
- * All functions are for the loop thread. The store's thread shares nothing but the batch in flight. */
+ * All functions are for the loop thread. The store's two threads, one for the log and one for the tables, share nothing
+ * with it but the batches they were given. */
 #ifndef IDEMD_STORE_H
 #define IDEMD_STORE_H
 
@@ -26,13 +30,14 @@
 #include "daemon/record.h"
 
 struct store;
+struct disk;
 
 struct store_options {
     const char *directory;
     uint64_t quota_bytes;        /* of LMDB pages in use */
     bool accept_loss;            /* start without what cannot be read, one log line for each */
-    bool read_only;              /* --check-data: changes nothing */
-    void (*wake)(void *context); /* called on the store's thread: there is something to poll */
+    const struct disk *disk;     /* of the log; NULL: the system's */
+    void (*wake)(void *context); /* called on the store's threads: there is something to poll */
     void *wake_context;
 };
 
@@ -43,10 +48,12 @@ struct store_error {
     char message[512];
 };
 
-/* Opens DIR, making it and the store in it where DIR is absent or empty. Takes the lock first. NULL: *error says why.
+/* Opens DIR, making it and the store in it where DIR is absent or empty; not (71) while the wall clock is not set,
+ * since numbers that start too low would bring fences of an earlier store back. Takes the lock first. NULL: *error says
+ * why.
  */
 struct store *store_open(const struct store_options *options, struct store_error *error);
-/* Waits for the batch in flight, drops the open one, gives the lock back. NULL is fine. */
+/* Waits for the batch in flight, drops the open one, applies the tail, gives the lock back. NULL is fine. */
 void store_close(struct store *store);
 
 struct store_facts {
@@ -57,13 +64,16 @@ struct store_facts {
 const struct store_facts *store_facts(const struct store *store);
 
 /* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest
- * is bad); `finished` gets each head with its place. A bad head ends the load: false and *error (65), unless
- * accept_loss. */
+ * is bad); `finished` gets each head with its place. A bad head, one at a place that is not its own, or a table that
+ * does not read whole ends the load: false and *error (65). With accept_loss each is logged, and what can be read is:
+ * of a table from both its ends to where it breaks. Where a table's end itself is bad that does not help (65). */
 struct store_visitor {
     void (*unfinished)(void *context, uint64_t life, struct bytes record);
     void (*finished)(void *context, uint64_t place, const struct record *head);
     void *context;
 };
+/* How many records that will be. */
+uint64_t store_records(struct store *store);
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error);
 
 /* ---- Changing ---- */
@@ -73,6 +83,7 @@ enum store_change_kind {
     STORE_FINISH = 2,         /* the record under its place with its values; what was under its life goes */
     STORE_REMOVE_UNFINISHED = 3,
     STORE_REMOVE_FINISHED = 4,
+    STORE_TOUCH = 5, /* nothing changes, but the clocks are stored: store_touch */
 };
 
 struct store_change {
@@ -94,19 +105,27 @@ uint64_t store_durable_number(const struct store *store);
 /* Copies a change into the open batch. `values` (by kind, may be NULL) gets where the values given now lie; ATTRIBUTES
  * and BODY lie one right after the other. A slice is valid as long as its holder holds the blob. */
 void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS]);
-/* Asks the store's thread to sweep what may go at retention_s or before, one slice, with the next batch. */
-void store_sweep(struct store *store, uint64_t retention_s);
-/* Asks for a commit though nothing was changed: keeps the retention clock. */
+/* Asks for a flush though nothing was changed: keeps the retention clock. */
 void store_touch(struct store *store);
 
 /* A batch is in flight. */
 bool store_busy(const struct store *store);
 /* Something waits in the open batch. */
 bool store_pending(const struct store *store);
+/* The open batch may be handed over: none is in flight, and the log has room. It gets room when more is applied. */
+bool store_ready(const struct store *store);
 /* Bytes in the open batch and in flight: over its limit the daemon reads slower. */
 size_t store_backlog_bytes(const struct store *store);
-/* Hands the open batch over, with where the clocks stand. Only when pending and not busy. */
+/* Hands the open batch over, with where the clocks stand. Only when pending and ready. A small one may be durable at
+ * once: poll after it. */
 void store_submit(struct store *store, const struct clock_mark *mark);
+
+/* The thread that applies is at work. */
+bool store_applying(const struct store *store);
+/* Lets it begin when there is enough to do: the tail has grown or is old, the log runs out of room, or something is to
+ * be swept (one slice of what may go at sweep_s of the retention clock or before; 0: nothing). Not while applying.
+ * Returns when (boot time) it wants to be asked again; UINT64_MAX: no need. */
+uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms);
 
 struct store_swept {
     uint64_t hash, place;
@@ -115,12 +134,15 @@ struct store_event {
     bool failed; /* nothing else counts; message says what. Stop. */
     char message[256];
     uint64_t durable;                /* every change up to this number is flushed */
-    uint64_t applied;                /* and can be read by store_read. Equal to durable until there is a log */
-    const struct store_swept *swept; /* finished records that are no more; valid until the next poll */
+    uint64_t applied;                /* and up to this one can be read by store_read */
+    const struct store_swept *swept; /* finished records that are no more; valid until store_apply begins again */
     uint32_t swept_count;
-    bool more_to_sweep;
+    /* How long what ended took. 0: nothing of the kind ended. */
+    uint64_t queue_ns; /* from the batch's first change until it was handed over */
+    uint64_t flush_ns; /* writing and flushing it */
+    uint64_t apply_ns; /* bringing what was flushed into the tables, sweeping included */
 };
-/* Takes what the store's thread has to say. False: nothing new. */
+/* Takes what the store's threads have to say. False: nothing new. Cheap. */
 bool store_poll(struct store *store, struct store_event *event);
 
 /* A new place for something that is over at expires_ms (retention clock) after it was to be kept keep_ms. Its seconds
@@ -150,10 +172,14 @@ uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t recor
 void store_end_turn(struct store *store);
 
 struct store_space {
-    uint64_t used_bytes; /* pages in use, exact */
+    uint64_t used_bytes; /* of the tables: pages in use, exact */
+
     uint64_t quota_bytes;
     bool full; /* with `unfinished` operations there is no room for another grant or checkpoint */
 };
 struct store_space store_space(const struct store *store, uint64_t unfinished);
+/* Bytes of the log's files; of the tail. */
+uint64_t store_log_bytes(const struct store *store);
+uint64_t store_tail_bytes(const struct store *store);
 
 #endif

@@ -6,17 +6,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 enum {
     FORMAT_VERSION = 1,
     TABLE_COUNT = 4,
     CHECKSUM_BYTES = 8,
-    CHUNK_KEY_BYTES = 12,
-    STATE_BYTES = 4 * 8 + 16,
-    /* A sweep's slice: about 512 pages, of which a chunk takes one and eight records another. */
-    SWEEP_COST_MAX = TABLES_SWEPT_MAX,
-    SWEEP_CHUNK_COST = 8,
+    STATE_BYTES = 5 * 8 + 16,
 };
 _Static_assert(CHECKSUM_BYTES + TABLES_CHUNK_BYTES <= 4080, "a chunk fits one overflow page");
 
@@ -46,6 +43,15 @@ static MDB_val text_val(const char *text)
 
 /* ---- Opening ------------------------------------------------------------------------- */
 
+static uint64_t file_bytes(const char *path)
+{
+    struct stat status;
+    char file[4096 + 16];
+
+    snprintf(file, sizeof file, "%s/data.mdb", path);
+    return stat(file, &status) == 0 ? (uint64_t)status.st_size / TABLES_PAGE_BYTES * TABLES_PAGE_BYTES : 0;
+}
+
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct store_error *error)
 {
     int code, dead;
@@ -54,7 +60,7 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
-        (code = mdb_env_set_mapsize(tables->env, map_bytes)) != 0 ||
+        (code = mdb_env_set_mapsize(tables->env, file_bytes(path) + map_bytes)) != 0 ||
         (code = mdb_env_open(tables->env, path, read_only ? MDB_RDONLY : 0, 0600)) != 0 ||
         (code = mdb_reader_check(tables->env, &dead)) != 0) {
         fail(error, path, code);
@@ -82,36 +88,57 @@ static int open_tables(struct tables *tables, MDB_txn *txn, unsigned create)
     return mdb_dbi_open(txn, "meta", create, &tables->meta);
 }
 
-static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name, const void *data, size_t size)
-{
-    MDB_val key = text_val(name), value = val(data, size);
+/* ---- What the store says of itself ------------------------------------------------------ */
 
-    return mdb_put(txn, tables->meta, &key, &value, 0);
+/* Each entry of "meta" is a checksum and then its bytes. Seeded with the entry's name: one is never taken for another.
+ */
+static uint64_t meta_checksum(const char *name, const void *data, size_t size)
+{
+    return XXH3_64bits_withSeed(data, size, XXH3_64bits(name, strlen(name)));
 }
 
+static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name, const void *data, size_t size)
+{
+    const uint64_t checksum = meta_checksum(name, data, size);
+    MDB_val key = text_val(name), value = {CHECKSUM_BYTES + size, NULL};
+    const int code = mdb_put(txn, tables->meta, &key, &value, MDB_RESERVE);
+
+    if (code != 0)
+        return code;
+    memcpy(value.mv_data, &checksum, CHECKSUM_BYTES);
+    memcpy((uint8_t *)value.mv_data + CHECKSUM_BYTES, data, size);
+    return 0;
+}
+
+/* A secret with one bit changed would make every key look absent, an older number would bring fences back. */
 static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size)
 {
     MDB_val key = text_val(name), value;
     const int code = mdb_get(txn, tables->meta, &key, &value);
+    uint64_t checksum;
 
-    if (code == 0 && value.mv_size != size)
-        return MDB_INVALID;
-    if (code == 0)
-        memcpy(data, value.mv_data, size);
-    return code;
+    if (code != 0)
+        return code;
+    if (value.mv_size != CHECKSUM_BYTES + size)
+        return MDB_CORRUPTED;
+    memcpy(&checksum, value.mv_data, CHECKSUM_BYTES);
+    memcpy(data, (const uint8_t *)value.mv_data + CHECKSUM_BYTES, size);
+    return checksum == meta_checksum(name, data, size) ? 0 : MDB_CORRUPTED;
 }
 
-static int put_state(const struct tables *tables, MDB_txn *txn, uint64_t next_number, const struct clock_mark *mark)
+int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state)
 {
-    const uint64_t numbers[4] = {next_number, mark->retention_ms, mark->wall_ms, mark->boot_ms};
-    uint8_t state[STATE_BYTES];
+    const struct clock_mark *mark = &state->mark;
+    const uint64_t numbers[5] = {state->next_number, mark->retention_ms, mark->wall_ms, mark->boot_ms,
+                                 state->log_slots};
+    uint8_t bytes[STATE_BYTES];
 
-    memcpy(state, numbers, sizeof numbers);
-    memcpy(state + sizeof numbers, mark->boot_id, sizeof mark->boot_id);
-    return put_meta(tables, txn, "state", state, sizeof state);
+    memcpy(bytes, numbers, sizeof numbers);
+    memcpy(bytes + sizeof numbers, mark->boot_id, sizeof mark->boot_id);
+    return put_meta(tables, txn, "state", bytes, sizeof bytes);
 }
 
-bool tables_create(struct tables *tables, const struct store_facts *facts, uint64_t next_number,
+bool tables_create(struct tables *tables, const struct store_facts *facts, const struct tables_state *state,
                    struct store_error *error)
 {
     const uint32_t format = FORMAT_VERSION;
@@ -124,7 +151,7 @@ bool tables_create(struct tables *tables, const struct store_facts *facts, uint6
         (code = put_meta(tables, txn, "format", &format, sizeof format)) != 0 ||
         (code = put_meta(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id)) != 0 ||
         (code = put_meta(tables, txn, "secret", facts->secret, sizeof facts->secret)) != 0 ||
-        (code = put_state(tables, txn, next_number, &facts->mark)) != 0) {
+        (code = tables_put_state(tables, txn, state)) != 0) {
         mdb_txn_abort(txn);
         return fail(error, "new", code);
     }
@@ -132,42 +159,65 @@ bool tables_create(struct tables *tables, const struct store_facts *facts, uint6
     return code == 0 || fail(error, "new", code);
 }
 
-bool tables_read_facts(struct tables *tables, struct store_facts *facts, uint64_t *next_number,
+static bool read_entry(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size,
                        struct store_error *error)
 {
-    uint64_t numbers[4];
-    uint8_t state[STATE_BYTES];
-    uint32_t format = 0;
+    const int code = get_meta(tables, txn, name, data, size);
+    char what[80];
+
+    if (code == 0)
+        return true;
+    snprintf(what, sizeof what, "the entry \"%s\" of its table meta is %s", name,
+             code == MDB_NOTFOUND ? "missing" : "damaged");
+    return fail(error, what, code);
+}
+
+static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store_facts *facts,
+                         uint8_t state[STATE_BYTES], struct store_error *error)
+{
+    uint32_t format;
+
+    if (!read_entry(tables, txn, "format", &format, sizeof format, error))
+        return false;
+    if (format != FORMAT_VERSION)
+        return fail(error, "its format is of another version of idemd", 0);
+    return read_entry(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id, error) &&
+           read_entry(tables, txn, "secret", facts->secret, sizeof facts->secret, error) &&
+           read_entry(tables, txn, "state", state, STATE_BYTES, error);
+}
+
+bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
+                       struct store_error *error)
+{
+    uint64_t numbers[5];
+    uint8_t bytes[STATE_BYTES];
     MDB_txn *txn = NULL;
     int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
 
     if (code != 0)
         return fail(error, "facts", code);
-    if ((code = open_tables(tables, txn, 0)) == 0 &&
-        (code = get_meta(tables, txn, "format", &format, sizeof format)) == 0 && format != FORMAT_VERSION) {
+    if ((code = open_tables(tables, txn, 0)) != 0) {
         mdb_txn_abort(txn);
-        return fail(error, "its format is of another version of idemd", 0);
-    }
-    if (code == 0 && (code = get_meta(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id)) == 0 &&
-        (code = get_meta(tables, txn, "secret", facts->secret, sizeof facts->secret)) == 0)
-        code = get_meta(tables, txn, "state", state, sizeof state);
-    /* Committed, not aborted: else the handles of the tables that it opened would go. */
-    if (code != 0)
-        mdb_txn_abort(txn);
-    else
-        code = mdb_txn_commit(txn);
-    if (code != 0)
         return fail(error, "it has not the tables of a store of idemd", code);
-    memcpy(numbers, state, sizeof numbers);
-    *next_number = numbers[0];
-    facts->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};
-    memcpy(facts->mark.boot_id, state + sizeof numbers, sizeof facts->mark.boot_id);
+    }
+    if (!read_entries(tables, txn, facts, bytes, error)) {
+        mdb_txn_abort(txn);
+        return false;
+    }
+    /* Committed, not aborted: else the handles of the tables that it opened would go. */
+    if ((code = mdb_txn_commit(txn)) != 0)
+        return fail(error, "facts", code);
+    memcpy(numbers, bytes, sizeof numbers);
+    *state = (struct tables_state){.next_number = numbers[0], .log_slots = (uint32_t)numbers[4]};
+    state->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};
+    memcpy(state->mark.boot_id, bytes + sizeof numbers, sizeof state->mark.boot_id);
+    facts->mark = state->mark;
     return true;
 }
 
 /* ---- Chunks ------------------------------------------------------------------------------ */
 
-static void chunk_key(uint8_t key[CHUNK_KEY_BYTES], uint64_t owner, unsigned kind, uint32_t chunk)
+void tables_make_chunk_key(uint8_t key[TABLES_CHUNK_KEY_BYTES], uint64_t owner, unsigned kind, uint32_t chunk)
 {
     for (int i = 0; i < 8; i++)
         key[i] = (uint8_t)(owner >> (56 - 8 * i));
@@ -180,7 +230,7 @@ bool tables_chunk_key(const MDB_val *key, uint64_t *owner, unsigned *kind, uint3
 {
     const uint8_t *bytes = key->mv_data;
 
-    if (key->mv_size != CHUNK_KEY_BYTES)
+    if (key->mv_size != TABLES_CHUNK_KEY_BYTES)
         return false;
     *owner = 0;
     for (int i = 0; i < 8; i++)
@@ -206,14 +256,13 @@ bool tables_chunk_good(const MDB_val *key, const MDB_val *value)
            chunk_checksum(key, (const uint8_t *)value->mv_data + CHECKSUM_BYTES, value->mv_size - CHECKSUM_BYTES);
 }
 
-/* Deletes a value's chunks from the `first` on; kind 0: of every kind. Sought anew each time: where a cursor stands
- * after a deletion at a page's end is not worth a guess. */
-static int delete_chunks(MDB_cursor *chunks, uint64_t owner, unsigned kind, uint32_t first)
+/* Sought anew each time: where a cursor stands after a deletion at a page's end is not worth a guess. */
+int tables_delete_chunks(MDB_cursor *chunks, uint64_t owner, unsigned kind, uint32_t first)
 {
-    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
+    uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
     int code;
 
-    chunk_key(bytes, owner, kind, first);
+    tables_make_chunk_key(bytes, owner, kind, first);
     for (;;) {
         MDB_val key = val(bytes, sizeof bytes), value;
         uint64_t found_owner;
@@ -230,16 +279,16 @@ static int delete_chunks(MDB_cursor *chunks, uint64_t owner, unsigned kind, uint
     }
 }
 
-static int put_value(const struct tables *tables, MDB_txn *txn, uint64_t owner, unsigned kind, struct bytes data)
+int tables_put_value(const struct tables *tables, MDB_txn *txn, uint64_t owner, unsigned kind, struct bytes data)
 {
     uint32_t chunk = 0;
 
     for (uint32_t at = 0; at < data.size; at += TABLES_CHUNK_BYTES, chunk++) {
         const uint32_t size = data.size - at < TABLES_CHUNK_BYTES ? data.size - at : TABLES_CHUNK_BYTES;
-        uint8_t bytes[CHUNK_KEY_BYTES] = {0};
+        uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
         MDB_val key = val(bytes, sizeof bytes), value = {CHECKSUM_BYTES + size, NULL};
 
-        chunk_key(bytes, owner, kind, chunk);
+        tables_make_chunk_key(bytes, owner, kind, chunk);
         const uint64_t checksum = chunk_checksum(&key, data.data + at, size);
         const int code = mdb_put(txn, tables->chunks, &key, &value, MDB_RESERVE);
         if (code != 0)
@@ -248,207 +297,6 @@ static int put_value(const struct tables *tables, MDB_txn *txn, uint64_t owner, 
         memcpy((uint8_t *)value.mv_data + CHECKSUM_BYTES, data.data + at, size);
     }
     return 0;
-}
-
-static uint32_t chunks_of(uint32_t size)
-{
-    return (size + TABLES_CHUNK_BYTES - 1) / TABLES_CHUNK_BYTES;
-}
-
-/* ---- Applying ------------------------------------------------------------------------------ */
-
-struct applying {
-    struct tables *tables;
-    MDB_txn *txn;
-    MDB_cursor *chunks, *finished;
-};
-
-static int delete_key(struct applying *applying, MDB_dbi table, uint64_t number)
-{
-    MDB_val key = val(&number, sizeof number);
-    const int code = mdb_del(applying->txn, table, &key, NULL);
-
-    return code == MDB_NOTFOUND ? 0 : code;
-}
-
-/* What was under a life goes; its record's head says whether there are values to look for. */
-static int delete_life(struct applying *applying, uint64_t life)
-{
-    MDB_val key = val(&life, sizeof life), value;
-    int code = mdb_get(applying->txn, applying->tables->unfinished, &key, &value);
-
-    if (code == MDB_NOTFOUND)
-        return 0;
-    if (code == 0 && record_values_bytes(bytes_of(value.mv_data, (uint32_t)value.mv_size)) != 0)
-        code = delete_chunks(applying->chunks, life, 0, 0);
-    return code ? code : delete_key(applying, applying->tables->unfinished, life);
-}
-
-static int put_unfinished(struct applying *applying, const struct store_change *change)
-{
-    MDB_val key = val(&change->life, sizeof change->life), value = val(change->record.data, change->record.size);
-    int code = mdb_put(applying->txn, applying->tables->unfinished, &key, &value, 0);
-
-    for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
-        const struct bytes data = change->values[kind];
-        if (!data.data)
-            continue;
-        code = put_value(applying->tables, applying->txn, change->life, kind, data);
-        if (code == 0)
-            code = delete_chunks(applying->chunks, change->life, kind, chunks_of(data.size));
-    }
-    return code;
-}
-
-/* A record at its place, appended where it is the last. */
-static int put_finished(struct applying *applying, uint64_t place, struct bytes record)
-{
-    MDB_val key, value = val(record.data, record.size);
-    uint64_t last = 0;
-    int code = mdb_cursor_get(applying->finished, &key, &(MDB_val){0}, MDB_LAST);
-
-    if (code == 0)
-        memcpy(&last, key.mv_data, sizeof last);
-    else if (code != MDB_NOTFOUND)
-        return code;
-    key = val(&place, sizeof place);
-    return mdb_cursor_put(applying->finished, &key, &value, place > last ? MDB_APPEND : 0);
-}
-
-static int finish(struct applying *applying, const struct store_change *change)
-{
-    int code = delete_life(applying, change->life);
-
-    if (code == 0)
-        code = put_finished(applying, change->place, change->record);
-    for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
-        const uint64_t owner = kind == BLOB_BODY && change->body_place ? change->body_place : change->place;
-        if (change->values[kind].data)
-            code = put_value(applying->tables, applying->txn, owner, kind, change->values[kind]);
-    }
-    return code;
-}
-
-static int remove_finished(struct applying *applying, const struct store_change *change)
-{
-    int code = delete_key(applying, applying->tables->finished, change->place);
-
-    if (code == 0)
-        code = delete_chunks(applying->chunks, change->place, 0, 0);
-    if (code == 0 && change->body_place)
-        code = delete_chunks(applying->chunks, change->body_place, 0, 0);
-    return code;
-}
-
-static int apply_change(struct applying *applying, const struct store_change *change)
-{
-    switch (change->kind) {
-    case STORE_PUT_UNFINISHED:
-        return put_unfinished(applying, change);
-    case STORE_FINISH:
-        return finish(applying, change);
-    case STORE_REMOVE_UNFINISHED:
-        return delete_life(applying, change->life);
-    case STORE_REMOVE_FINISHED:
-        return remove_finished(applying, change);
-    }
-    assert(!"a kind of change");
-    return EINVAL;
-}
-
-/* ---- Sweeping -------------------------------------------------------------------------------- */
-
-static int sweep_records(struct applying *applying, uint64_t until_s, struct store_swept *swept, uint32_t *count)
-{
-    MDB_val key, value;
-    int code = mdb_cursor_get(applying->finished, &key, &value, MDB_FIRST);
-
-    while (code == 0 && *count < TABLES_SWEPT_MAX) {
-        struct record head;
-        uint64_t place;
-
-        memcpy(&place, key.mv_data, sizeof place);
-        if (store_place_seconds(place) > until_s)
-            return 0;
-        if (record_decode_head(bytes_of(value.mv_data, (uint32_t)value.mv_size), &head) != RECORD_GOOD)
-            head.hash = 0;
-        swept[(*count)++] = (struct store_swept){head.hash, place};
-        if ((code = mdb_cursor_del(applying->finished, 0)) != 0)
-            return code;
-        code = mdb_cursor_get(applying->finished, &key, &value, MDB_FIRST);
-    }
-    return code == MDB_NOTFOUND ? 0 : code;
-}
-
-static int sweep_chunks(struct applying *applying, uint64_t until_s, uint32_t cost)
-{
-    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
-    MDB_val key = val(bytes, sizeof bytes), value;
-    int code;
-
-    chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
-    code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
-    while (code == 0 && cost < SWEEP_COST_MAX) {
-        uint64_t place;
-        unsigned kind;
-        uint32_t chunk;
-
-        tables_chunk_key(&key, &place, &kind, &chunk);
-        if (store_place_seconds(place) > until_s)
-            return 0;
-        if ((code = mdb_cursor_del(applying->chunks, 0)) != 0)
-            return code;
-        cost += SWEEP_CHUNK_COST;
-        chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
-        key = val(bytes, sizeof bytes);
-        code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
-    }
-    return code == MDB_NOTFOUND ? 0 : code;
-}
-
-static int sweep(struct applying *applying, uint64_t until_s, struct store_swept *swept, uint32_t *count)
-{
-    const int code = sweep_records(applying, until_s, swept, count);
-
-    return code ? code : sweep_chunks(applying, until_s, *count);
-}
-
-static int apply_all(struct applying *applying, const uint8_t *batch, uint32_t size, struct store_swept *swept,
-                     uint32_t *swept_count)
-{
-    struct batch_header header;
-    struct store_change change;
-    uint32_t offset = BATCH_HEADER_BYTES;
-    int code = 0;
-
-    batch_read_header(batch, &header);
-    while (code == 0 && batch_read_change(batch, size, &offset, &change))
-        code = apply_change(applying, &change);
-    if (code == 0 && header.sweep_s)
-        code = sweep(applying, header.sweep_s, swept, swept_count);
-    return code ? code : put_state(applying->tables, applying->txn, header.last + 1, &header.mark);
-}
-
-int tables_apply(struct tables *tables, const uint8_t *batch, uint32_t size, struct store_swept *swept,
-                 uint32_t *swept_count)
-{
-    struct applying applying = {.tables = tables};
-    int code = mdb_txn_begin(tables->env, NULL, 0, &applying.txn);
-
-    *swept_count = 0;
-    if (code != 0)
-        return code;
-    if ((code = mdb_cursor_open(applying.txn, tables->chunks, &applying.chunks)) == 0 &&
-        (code = mdb_cursor_open(applying.txn, tables->finished, &applying.finished)) == 0)
-        code = apply_all(&applying, batch, size, swept, swept_count);
-    if (applying.chunks)
-        mdb_cursor_close(applying.chunks);
-    if (applying.finished)
-        mdb_cursor_close(applying.finished);
-    if (code == 0)
-        return mdb_txn_commit(applying.txn);
-    mdb_txn_abort(applying.txn);
-    return code;
 }
 
 /* ---- Looking ------------------------------------------------------------------------------------ */
@@ -490,7 +338,7 @@ static int first_key(MDB_txn *txn, MDB_dbi table, MDB_val *key, MDB_cursor_op fr
 
 static int find_first_place(const struct tables *tables, MDB_txn *txn, uint64_t *place)
 {
-    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
+    uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
     MDB_val key;
     uint64_t owner;
     unsigned kind;
@@ -502,7 +350,7 @@ static int find_first_place(const struct tables *tables, MDB_txn *txn, uint64_t 
         memcpy(place, key.mv_data, sizeof *place);
     else if (code != MDB_NOTFOUND)
         return code;
-    chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
+    tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
     key = val(bytes, sizeof bytes);
     code = first_key(txn, tables->chunks, &key, MDB_SET_RANGE);
     if (code == 0 && tables_chunk_key(&key, &owner, &kind, &chunk) && (!*place || owner < *place))
@@ -545,10 +393,10 @@ enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uin
 {
     for (uint32_t at = 0, chunk = 0; at < size; at += TABLES_CHUNK_BYTES, chunk++) {
         const uint32_t part = size - at < TABLES_CHUNK_BYTES ? size - at : TABLES_CHUNK_BYTES;
-        uint8_t bytes[CHUNK_KEY_BYTES] = {0};
+        uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
         MDB_val key = val(bytes, sizeof bytes), value;
 
-        chunk_key(bytes, key_number, kind, chunk);
+        tables_make_chunk_key(bytes, key_number, kind, chunk);
         const int code = mdb_get(txn, tables->chunks, &key, &value);
         if (code == MDB_NOTFOUND)
             return STORE_MISSING;
@@ -577,7 +425,7 @@ static int key_before(MDB_txn *txn, MDB_dbi table, MDB_val *key)
 int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t seconds, uint64_t *place)
 {
     const uint64_t end = (seconds + 1) << 30;
-    uint8_t bytes[CHUNK_KEY_BYTES] = {0};
+    uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
     MDB_val key = val(&end, sizeof end);
     uint64_t found;
     unsigned kind;
@@ -592,7 +440,7 @@ int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t second
     } else if (code != MDB_NOTFOUND) {
         return code;
     }
-    chunk_key(bytes, end, 0, 0);
+    tables_make_chunk_key(bytes, end, 0, 0);
     key = val(bytes, sizeof bytes);
     code = key_before(txn, tables->chunks, &key);
     if (code == 0 && tables_chunk_key(&key, &found, &kind, &chunk) && store_place_seconds(found) == seconds &&

@@ -3,7 +3,8 @@
  *     finished    place (8 bytes, MDB_INTEGERKEY)                      -> record
  *     unfinished  life (8 bytes, MDB_INTEGERKEY)                       -> record
  *     chunks      place or life (8 bytes), kind (1), chunk (3), big-endian -> XXH3-64 (8 bytes), at most 4,072 bytes of
- * a value meta        "format", "store_id", "secret", "state"              -> see tables.c
+ *                 a value
+ *     meta        "format", "store_id", "secret", "state"              -> XXH3-64 (8 bytes), see tables.c
  *
  * A chunk fills one overflow page at most. Its checksum is seeded with its key, so that a chunk at a wrong place is
  * noticed. */
@@ -29,26 +30,23 @@ struct tables {
 
 /* What "meta" says of the store's state. */
 struct tables_state {
-    uint64_t next_number;
+    uint64_t next_number; /* of the first change that is not applied */
     struct clock_mark mark;
+    uint32_t log_slots; /* so many files the log has */
 };
 
-/* Opens DIR/store (path). false: *error, 65 where it is not a store of ours or of another version. */
+/* Opens DIR/store (path), with room for map_bytes more than its file has now, which may be from a time with a larger
+ * quota. false: *error, 65 where it is not a store of ours or of another version. */
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
                  struct store_error *error);
 void tables_close(struct tables *tables); /* not open: fine */
 /* Makes the tables of a new store. */
-bool tables_create(struct tables *tables, const struct store_facts *facts, uint64_t next_number,
+bool tables_create(struct tables *tables, const struct store_facts *facts, const struct tables_state *state,
                    struct store_error *error);
 /* Reads what is known of the store. */
-bool tables_read_facts(struct tables *tables, struct store_facts *facts, uint64_t *next_number,
+bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
                        struct store_error *error);
-
-/* Applies one sealed batch in one transaction, sweeping included. Swept places go to `swept`, which holds
- * TABLES_SWEPT_MAX. Returns 0 or LMDB's or errno's error: then nothing may be assumed of the disk. */
-enum { TABLES_SWEPT_MAX = 4096 };
-int tables_apply(struct tables *tables, const uint8_t *batch, uint32_t size, struct store_swept *swept,
-                 uint32_t *swept_count);
+int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state);
 
 /* As of now, in a transaction of the calling thread: pages in use, the first place there is (0: none). Returns 0 or an
  * error. */
@@ -63,5 +61,17 @@ int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t second
 /* A chunk's key and what it says; for checking. False: not a key of ours. */
 bool tables_chunk_key(const MDB_val *key, uint64_t *owner, unsigned *kind, uint32_t *chunk);
 bool tables_chunk_good(const MDB_val *key, const MDB_val *value);
+
+/* Puts a value's chunks; what it had more of before stays. Deletes a value's chunks from the `first` on; kind 0: of
+ * every kind. Return 0 or LMDB's error. */
+int tables_put_value(const struct tables *tables, MDB_txn *txn, uint64_t owner, unsigned kind, struct bytes data);
+int tables_delete_chunks(MDB_cursor *chunks, uint64_t owner, unsigned kind, uint32_t first);
+static inline uint32_t tables_chunks_of(uint32_t size)
+{
+    return (size + TABLES_CHUNK_BYTES - 1) / TABLES_CHUNK_BYTES;
+}
+/* The key of a chunk. */
+enum { TABLES_CHUNK_KEY_BYTES = 12 };
+void tables_make_chunk_key(uint8_t key[TABLES_CHUNK_KEY_BYTES], uint64_t owner, unsigned kind, uint32_t chunk);
 
 #endif

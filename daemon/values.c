@@ -8,7 +8,12 @@ static bool read_value(struct engine *engine, struct values *values, uint64_t ke
 {
     const uint32_t offset = blob_extend(values->scratch, size);
 
-    return size == 0 || store_read_value(engine->store, key, kind, size, values->scratch->data + offset) == STORE_FOUND;
+    if (size == 0)
+        return true;
+    const uint64_t began_ns = durations_sampled_begin(engine->options.cold_reads);
+    const enum store_read read = store_read_value(engine->store, key, kind, size, values->scratch->data + offset);
+    durations_sampled_end(engine->options.cold_reads, began_ns);
+    return read == STORE_FOUND;
 }
 
 static bool fetch_outcome(struct engine *engine, const struct found *found, const struct now *now,

@@ -9,10 +9,11 @@ import sys
 ROOMS = {
     "wire": (["proto/limits", "proto/frame"], []),
     "scan": (["proto/scan", "proto/rule_table", "proto/wire"], ["wire"]),
-    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/logging", "daemon/metrics"], []),
+    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/duration", "daemon/logging", "daemon/metrics"], []),
     "tables": (["daemon/index", "daemon/deadline"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
-    "store": (["daemon/store", "daemon/batch", "daemon/tables", "daemon/directory", "daemon/check"], ["base", "record", "wire"]),
+    "store": (["daemon/store", "daemon/worker", "daemon/apply", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables",
+               "daemon/directory", "daemon/disk", "daemon/check"], ["base", "record", "wire"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
                ["rules", "store", "tables", "record", "base", "wire"]),
@@ -30,7 +31,7 @@ ROOMS = {
 VENDORS = {
     "ev.h": ["daemon/conn.h", "daemon/server.c", "bench/"],
     "lmdb.h": ["daemon/store.c", "daemon/tables", "daemon/check"],
-    "xxhash.h": ["proto/scan", "daemon/record", "daemon/tables", "daemon/operation",
+    "xxhash.h": ["proto/scan", "daemon/record", "daemon/tables", "daemon/batch", "daemon/operation",
                  "daemon/request", "daemon/check"],
     "idem/v1/idem.pb-c.h": ["proto/", "daemon/request", "daemon/response", "daemon/service.c", "client/", "bench/"],
     "uuid/uuid.h": ["client/"],

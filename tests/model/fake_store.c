@@ -133,9 +133,7 @@ struct change {
 struct batch {
     struct batch *next;
     struct change *first, **last;
-    uint64_t newest;  /* number of the last change, or of the last before */
-    uint64_t sweep_s; /* 0: none */
-    bool touched;
+    uint64_t newest; /* number of the last change, or of the last before */
     size_t bytes;
     struct clock_mark mark;
     struct blob *blob;
@@ -205,10 +203,11 @@ static void change_apply(struct tables *tables, const struct store_change *chang
 struct swept {
     struct store_swept *at;
     uint32_t count;
-    bool more;
 };
 
-static void tables_sweep(struct tables *tables, uint64_t sweep_s, uint32_t slice, struct swept *swept)
+/* What readers see goes, and from the disk the same. */
+static void tables_sweep(struct tables *tables, struct tables *disk, uint64_t sweep_s, uint32_t slice,
+                         struct swept *swept)
 {
     struct rows *finished = &tables->finished, *values = &tables->values;
     uint32_t left = slice;
@@ -217,34 +216,33 @@ static void tables_sweep(struct tables *tables, uint64_t sweep_s, uint32_t slice
         struct row *row = &finished->at[0];
         uint64_t place = row->key;
         assert(record_decode_head(bytes_of(row->data, row->size), &head) == RECORD_GOOD);
-        if (swept)
-            swept->at[swept->count++] = (struct store_swept){head.hash, place};
+        swept->at[swept->count++] = (struct store_swept){head.hash, place};
         rows_remove(finished, place);
         rows_remove(values, place);
+        rows_remove(&disk->finished, place);
+        rows_remove(&disk->values, place);
         left--;
     }
     /* Bodies that go before their records: places lie above all lives. */
     for (uint32_t i = 0; left && i < values->count;) {
         uint64_t key = values->at[i].key;
         bool over = key > UINT64_C(1) << 53 && store_place_seconds(key) <= sweep_s;
-        if (over)
+        if (over) {
             rows_remove(values, key);
-        else
+            rows_remove(&disk->values, key);
+        } else {
             i++;
+        }
         left -= over;
     }
-    if (swept)
-        swept->more = left == 0;
 }
 
 /* Applied to the disk, then to what readers see: with the same result, since it is the same batches in the same order.
  */
-static void batch_apply(struct tables *tables, const struct batch *batch, uint32_t slice, struct swept *swept)
+static void batch_apply(struct tables *tables, const struct batch *batch)
 {
     for (const struct change *change = batch->first; change; change = change->next)
         change_apply(tables, &change->is);
-    if (batch->sweep_s)
-        tables_sweep(tables, batch->sweep_s, slice, swept);
 }
 
 /* ---- Disks ---- */
@@ -334,10 +332,12 @@ struct store {
     struct tables readable;
     struct batch *open, *flight;
     struct batch *unapplied, **unapplied_last; /* durable; oldest first */
-    struct batch *ahead;                       /* the first of those that readers do not see yet */
     uint64_t durable, applied;                 /* as polled */
-    bool finished, apply, failed;              /* what the next poll says */
-    bool full, reads_ahead;
+    bool applying;                             /* store_apply began */
+    uint64_t applying_sweep_s;
+    const struct batch *applying_last;   /* up to this one; NULL: only sweeps */
+    bool finished, applied_done, failed; /* what the next poll says */
+    bool full, no_room, lazy, reads_ahead;
     uint32_t sweep_slice;
     struct store_swept *swept;
     struct lent *lent;
@@ -402,6 +402,11 @@ const struct store_facts *store_facts(const struct store *store)
     return &store->disk->facts;
 }
 
+uint64_t store_records(struct store *store)
+{
+    return store->readable.unfinished.count + store->readable.finished.count;
+}
+
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
     const struct tables *tables = &store->readable;
@@ -442,6 +447,8 @@ static void check_change(const struct store *store, const struct store_change *c
 {
     struct record record;
     assert(change->number == store_next_number(store));
+    if (change->kind == STORE_TOUCH)
+        return;
     assert(change->life != 0 && change->life <= change->number);
     if (change->kind == STORE_FINISH || change->kind == STORE_REMOVE_FINISHED)
         assert(change->place >> 53 != 0);
@@ -490,18 +497,14 @@ void store_append(struct store *store, const struct store_change *change, struct
     batch->last = &kept->next;
     batch->newest = change->number;
     batch->bytes += change->record.size;
-    if (store->observe)
+    if (store->observe && change->kind != STORE_TOUCH)
         store->observe(store->observe_context, &kept->is);
-}
-
-void store_sweep(struct store *store, uint64_t retention_s)
-{
-    store->open->sweep_s = retention_s;
 }
 
 void store_touch(struct store *store)
 {
-    store->open->touched = true;
+    const struct store_change change = {.kind = STORE_TOUCH, .number = store_next_number(store)};
+    store_append(store, &change, NULL);
 }
 
 bool store_busy(const struct store *store)
@@ -511,7 +514,12 @@ bool store_busy(const struct store *store)
 
 bool store_pending(const struct store *store)
 {
-    return store->open->first || store->open->sweep_s || store->open->touched;
+    return store->open->first != NULL;
+}
+
+bool store_ready(const struct store *store)
+{
+    return !store_busy(store) && !store->no_room;
 }
 
 size_t store_backlog_bytes(const struct store *store)
@@ -521,17 +529,34 @@ size_t store_backlog_bytes(const struct store *store)
 
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
-    assert(store_pending(store) && !store_busy(store));
+    assert(store_pending(store) && store_ready(store));
     store->flight = store->open;
     store->flight->mark = *mark;
     store->open = batch_new(store->flight->newest);
 }
 
-/* Readers see what is durable. Lists what was swept. */
-static void read_on(struct store *store, struct swept *swept)
+bool store_applying(const struct store *store)
 {
-    for (; store->ahead; store->ahead = store->ahead->next)
-        batch_apply(&store->readable, store->ahead, store->sweep_slice, swept);
+    return store->applying;
+}
+
+uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
+{
+    (void)boot_ms;
+    assert(!store->applying);
+    if (!store->unapplied && !sweep_s)
+        return UINT64_MAX;
+    /* What was told to be swept is the engine's no more. */
+    free(store->swept);
+    store->swept = NULL;
+    store->applying = true;
+    store->applying_sweep_s = sweep_s;
+    store->applying_last = NULL;
+    for (const struct batch *batch = store->unapplied; batch; batch = batch->next)
+        store->applying_last = batch;
+    if (!store->lazy)
+        fake_store_apply(store);
+    return UINT64_MAX;
 }
 
 /* The batch in flight is on the disk. */
@@ -539,7 +564,7 @@ static void commit(struct store *store)
 {
     struct batch *batch = store->flight;
     assert(batch && !store->finished);
-    batch_apply(&store->disk->tables, batch, store->sweep_slice, NULL);
+    batch_apply(&store->disk->tables, batch);
     store->disk->newest = batch->newest;
     store->disk->facts.mark = batch->mark;
 }
@@ -551,40 +576,36 @@ static void poll_durable(struct store *store, struct store_event *event)
     store->flight = NULL;
     *store->unapplied_last = batch;
     store->unapplied_last = &batch->next;
-    if (!store->ahead)
-        store->ahead = batch;
     store->durable = event->durable = batch->newest;
 }
 
 static void poll_applied(struct store *store, struct store_event *event)
 {
-    struct swept swept = {0};
-    uint32_t batches = 1;
-    for (const struct batch *batch = store->ahead; batch; batch = batch->next)
-        batches++;
-    /* A batch may sweep what it finished itself, so what is there now says nothing: each sweeps a slice at most. */
-    swept.at = calloc((size_t)batches * store->sweep_slice, sizeof(struct store_swept));
+    struct swept swept = {.at = calloc(store->sweep_slice, sizeof(struct store_swept))};
+    bool last = !store->applying_last;
     assert(swept.at);
-    store->apply = false;
-    read_on(store, &swept);
-    while (store->unapplied) {
-        struct batch *next = store->unapplied->next;
-        batch_free(store->unapplied);
-        store->unapplied = next;
+    store->applying = store->applied_done = false;
+    if (store->applying_sweep_s)
+        tables_sweep(&store->readable, &store->disk->tables, store->applying_sweep_s, store->sweep_slice, &swept);
+    while (!last) {
+        struct batch *batch = store->unapplied;
+        last = batch == store->applying_last;
+        store->unapplied = batch->next;
+        store->applied = batch->newest;
+        batch_apply(&store->readable, batch);
+        batch_free(batch);
     }
-    store->unapplied_last = &store->unapplied;
-    store->applied = event->applied = store->durable;
+    if (!store->unapplied)
+        store->unapplied_last = &store->unapplied;
+    event->applied = store->applied;
     event->swept = store->swept = swept.at;
     event->swept_count = swept.count;
-    event->more_to_sweep = swept.more;
 }
 
 bool store_poll(struct store *store, struct store_event *event)
 {
-    if (!store->finished && !store->apply && !store->failed)
+    if (!store->finished && !store->applied_done && !store->failed)
         return false;
-    free(store->swept);
-    store->swept = NULL;
     *event = (struct store_event){.failed = store->failed, .durable = store->durable, .applied = store->applied};
     if (store->failed) {
         snprintf(event->message, sizeof event->message, "a commit failed, as told");
@@ -592,7 +613,7 @@ bool store_poll(struct store *store, struct store_event *event)
     }
     if (store->finished)
         poll_durable(store, event);
-    if (store->apply)
+    if (store->applied_done)
         poll_applied(store, event);
     return true;
 }
@@ -687,26 +708,33 @@ struct store_space store_space(const struct store *store, uint64_t unfinished)
 
 void fake_store_finish(struct store *store)
 {
-    fake_store_finish_unapplied(store);
-    store->apply = true;
-}
-
-void fake_store_finish_unapplied(struct store *store)
-{
     commit(store);
     store->finished = true;
     if (store->wake)
         store->wake(store->wake_context);
 }
 
+void fake_store_lazy(struct store *store, bool lazy)
+{
+    store->lazy = lazy;
+}
+
 void fake_store_apply(struct store *store)
 {
-    store->apply = true;
+    assert(store->applying);
+    store->applied_done = true;
+    if (store->wake)
+        store->wake(store->wake_context);
 }
 
 bool fake_store_lags(const struct store *store)
 {
-    return store->unapplied != NULL;
+    return store->applying && !store->applied_done;
+}
+
+void fake_store_set_no_room(struct store *store, bool no_room)
+{
+    store->no_room = no_room;
 }
 
 void fake_store_fail(struct store *store)

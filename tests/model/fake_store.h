@@ -3,6 +3,7 @@
  *
  *      store_append --> open batch --store_submit--> in flight --fake_store_finish--> disk, and an event to poll
  *                                                        '-------fake_store_crash---> lost, or not
+ *      store_apply  --> applying --fake_store_apply--> what readers see, and an event to poll
  *
  * It also asserts what the engine owes it: numbers in order, records that decode, places used once, nothing handed over
  * while a batch is in flight. Record views go stale at the end of a turn, and then reading them is an error that the
@@ -17,13 +18,16 @@
 
 /* ---- The thread ---- */
 
-/* The batch in flight is committed: durable at the next poll, and applied too, or only when fake_store_apply says. */
+/* The batch in flight is flushed: durable at the next poll. */
 void fake_store_finish(struct store *store);
-void fake_store_finish_unapplied(struct store *store);
-/* Everything durable is applied at the next poll. */
+/* What store_apply began is done at once (not lazy, as a store is that was opened), or when fake_store_apply says; the
+ * next poll tells it. */
+void fake_store_lazy(struct store *store, bool lazy);
 void fake_store_apply(struct store *store);
 /* There is something that fake_store_apply would do. */
 bool fake_store_lags(const struct store *store);
+/* The log has no room: nothing can be handed over. */
+void fake_store_set_no_room(struct store *store, bool no_room);
 /* The commit of the batch in flight fails. */
 void fake_store_fail(struct store *store);
 /* Reads see what is committed before the poll that says so, as a snapshot taken late would. */

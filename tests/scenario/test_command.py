@@ -48,7 +48,11 @@ class Command(Case):
         self.fields("forget", "--key", "k", "--revision", got["info.revision"])
         self.assertEqual(self.idem("get", "--key", "k").returncode, 17)
         self.assertIn("operations.0.op.key", {**self.fields("begin", "--key", "l"), **self.fields("list")})
-        self.assertIn("metrics.0.name", self.fields("stats"))
+        shown = self.fields("stats")
+        at = {value: key.rpartition(".")[0] for key, value in shown.items() if key.endswith(".name")}
+        bucket, count = at["idemd_flush_seconds_bucket"], at["idemd_flush_seconds_count"]  # the last bucket of its name
+        self.assertEqual((shown[bucket + ".labels.0.name"], shown[bucket + ".labels.0.value"]), ("le", "+Inf"))
+        self.assertEqual(float(shown[bucket + ".value"]), float(shown[count + ".value"]))
 
     def test_interrupted(self):
         fence = self.fields("begin", "--key", "k")["grant.fence"]

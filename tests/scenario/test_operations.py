@@ -191,6 +191,8 @@ class Interrupted(Case):
         self.assertEqual(whole[("idemd_calls_total", ("call", "get"), ("code", "NOT_FOUND"))], 1)
         self.assertEqual(whole[("idemd_begins_total", ("answer", "EXECUTE"))], 3)
         self.assertGreater(whole[("idemd_started_ms",)], 1.7e12)
+        self.assertEqual(whole[("idemd_durable_changes_total",)], 4)  # three grants and a release, each answered when flushed
+        self.assertGreaterEqual(whole[("idemd_batches_total",)], 4)
         for namespace, running, interrupted in (("test", 1, 1), ("other", 1, 0), ("none", 0, 0)):
             label = ("namespace", namespace)
             of = stats(namespace=namespace)

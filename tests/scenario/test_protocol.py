@@ -4,7 +4,7 @@ import os
 import time
 import unittest
 
-from harness import (Case, EXECUTE, EXPIRED, INTERRUPTED, MISMATCH, REPLAY, RUNNING, begin, frame, op, pb)
+from harness import (Case, EXECUTE, EXPIRED, INTERRUPTED, MISMATCH, PATIENCE, REPLAY, RUNNING, begin, frame, op, pb)
 
 HELD, LOST, FINAL, GONE = pb.OWNERSHIP_HELD, pb.OWNERSHIP_LOST, pb.OWNERSHIP_FINAL, pb.OWNERSHIP_GONE
 TAKE_OVER, REPORT = pb.IF_INTERRUPTED_TAKE_OVER, pb.IF_INTERRUPTED_REPORT
@@ -632,6 +632,57 @@ class Operating(Table):
             self.assertTrue(metric.help, metric.name)
         # It counts since the start, and says when that was.
         self.assertLess(abs(values["idemd_started_ms"] - time.time() * 1000), 600000)
+
+    HISTOGRAMS = ("idemd_queue_wait_seconds", "idemd_flush_seconds", "idemd_apply_seconds", "idemd_cold_read_seconds",
+                  "idemd_loop_turn_seconds")
+
+    def histograms(self):
+        """Name -> (count, sum), when each has the shape that Prometheus takes."""
+        metrics = self.c.call(stats=pb.StatsRequest()).stats.metrics
+        self.assertEqual({m.name for m in metrics if "_seconds" in m.name},
+                         {name + part for name in self.HISTOGRAMS for part in ("_bucket", "_sum", "_count")})
+        found = {}
+        for name in self.HISTOGRAMS:
+            buckets = [m for m in metrics if m.name == name + "_bucket"]
+            self.assertTrue(all([label.name for label in m.labels] == ["le"] for m in buckets))
+            edges, counts = [float(m.labels[0].value) for m in buckets], [m.value for m in buckets]
+            self.assertEqual((edges[0], edges[-2], buckets[-1].labels[0].value), (1e-5, 10, "+Inf"))
+            self.assertEqual(edges, sorted(set(edges)))
+            self.assertEqual(counts, sorted(counts))
+            (total,), (count,) = [[m for m in metrics if m.name == name + part] for part in ("_sum", "_count")]
+            self.assertFalse(total.labels or count.labels)
+            self.assertEqual(count.value, counts[-1])
+            # The sum lies where the buckets say.
+            alone = [count - before for count, before in zip(counts, [0] + counts)]
+            least = sum(n * edge for n, edge in zip(alone, [0] + edges))
+            self.assertGreaterEqual(total.value, least * (1 - 1e-9))
+            if not alone[-1]:
+                self.assertLessEqual(total.value, sum(n * edge for n, edge in zip(alone[:-1], edges)) * (1 + 1e-9))
+            found[name] = (count.value, total.value)
+        return found
+
+    def test_durations(self):
+        self.complete("k", self.c.begin("k").grant.fence)
+        then = self.histograms()
+        for name in ("idemd_queue_wait_seconds", "idemd_flush_seconds"):
+            self.assertGreaterEqual(then[name][0], 2, name)  # the grant and the outcome, each in a batch of its own
+        self.assertGreater(then["idemd_loop_turn_seconds"][0], 2)
+        # Of a stored outcome that nobody has asked for since the start, the first look is a read from the store.
+        self.d.kill()
+        self.d.start()
+        self.c = self.client(self.d)
+        self.assertEqual(self.histograms()["idemd_cold_read_seconds"], (0, 0))
+        self.assertEqual(self.c.begin("k").answer, REPLAY)
+        now = self.histograms()
+        self.assertEqual(now["idemd_cold_read_seconds"][0], 1)
+        for histograms in (then, now):
+            for name, (count, total) in histograms.items():
+                self.assertEqual(count > 0, total > 0, name)
+                self.assertLess(total, PATIENCE, name)
+
+    def test_durations_are_not_known_by_namespace(self):
+        metrics = self.c.call(stats=pb.StatsRequest(namespace="test")).stats.metrics
+        self.assertFalse([m.name for m in metrics if "_seconds" in m.name])
 
 
 class Greeting(Table):

@@ -151,6 +151,23 @@ static void readings_agree_on_the_time_between_the_clocks(void **state)
     assert_in_range(steps, 0, 1); /* a clock that is set, or slewed, meanwhile */
 }
 
+static void nanoseconds_go_on(void **state)
+{
+    struct timespec time;
+    uint64_t last_ns;
+
+    (void)state;
+    assert_int_equal(clock_gettime(CLOCK_MONOTONIC, &time), 0);
+    last_ns = (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+    for (int i = 0; i < 1000; i++) {
+        const uint64_t ns = clock_read_ns();
+        assert_true(ns >= last_ns);
+        last_ns = ns;
+    }
+    assert_int_equal(clock_gettime(CLOCK_MONOTONIC, &time), 0);
+    assert_true((uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec >= last_ns);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -164,6 +181,7 @@ int main(void)
         cmocka_unit_test(a_mark_is_of_now),
         cmocka_unit_test(a_running_clock_goes_on_from_where_it_was_set),
         cmocka_unit_test(readings_agree_on_the_time_between_the_clocks),
+        cmocka_unit_test(nanoseconds_go_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

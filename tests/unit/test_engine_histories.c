@@ -653,6 +653,17 @@ static void step_connection(int client)
     old->open = true;
 }
 
+/* The tables follow late, and the log may be full. */
+static void step_store(void)
+{
+    if (fake_store_lags(world.store))
+        fake_store_apply(world.store);
+    else if (chance(80))
+        fake_store_lazy(world.store, chance(80));
+    else
+        fake_store_set_no_room(world.store, chance(50));
+}
+
 static void step(void)
 {
     const int client = (int)random_below(CLIENTS), key = (int)random_below(KEYS);
@@ -674,8 +685,10 @@ static void step(void)
         pass_time(random_below(chance(20) ? 20000 : 1000));
     else if (what < 92)
         turn();
-    else if (what < 99)
+    else if (what < 97)
         store_busy(world.store) ? fake_store_finish(world.store) : turn();
+    else if (what < 99)
+        step_store();
     else
         crash();
     poll_store();
@@ -685,9 +698,13 @@ static void step(void)
 /* Everything comes to rest: all that waits is answered. */
 static void settle(void)
 {
+    fake_store_lazy(world.store, false);
+    fake_store_set_no_room(world.store, false);
     for (int i = 0; i < 50; i++) {
         pass_time(10000);
         turn();
+        if (fake_store_lags(world.store))
+            fake_store_apply(world.store);
         if (store_busy(world.store))
             fake_store_finish(world.store);
         poll_store();

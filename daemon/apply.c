@@ -1,0 +1,377 @@
+/* One transaction:
+ *
+ *     sweep a slice -> merge: for each life its last state, and the newest of its values -> what goes -> what is
+ * unfinished, by life -> what is finished, by place -> the state
+ *
+ * A change is a whole record, so of an operation that began and finished within the batches only the finished record is
+ * written. In order of their keys records are appended, and pages written full. Nothing is swept by the transaction
+ * that brings it: who was told of it has to know first where it is. */
+#include "daemon/apply.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "daemon/memory.h"
+
+enum {
+    /* A sweep's slice: about 512 pages, of which a chunk takes one and eight records another. */
+    SWEEP_COST_MAX = APPLY_SWEPT_MAX,
+    SWEEP_CHUNK_COST = 8,
+};
+
+/* What one operation comes to. Views point into the batches. */
+struct merged {
+    uint64_t life; /* a damaged one that is removed: its place */
+    enum store_change_kind kind;
+    bool born; /* it began in these batches: the tables have nothing of it */
+    uint64_t place, body_place;
+    struct bytes record, values[BLOB_KINDS];
+};
+
+struct applying {
+    struct apply *apply;
+    struct tables *tables;
+    MDB_txn *txn;
+    MDB_cursor *chunks, *finished, *unfinished;
+    struct merged *merged;
+    uint32_t count, capacity;
+    uint32_t *slots; /* by life: position in merged, and 1 */
+    uint32_t slot_mask;
+    struct order *order;
+};
+
+struct order {
+    uint64_t key;
+    uint32_t at;
+};
+
+/* ---- Merging ----------------------------------------------------------------------- */
+
+static uint32_t slot_of(const struct applying *applying, uint64_t life)
+{
+    uint32_t slot = (uint32_t)(life * 0x9e3779b97f4a7c15u >> 32) & applying->slot_mask;
+
+    while (applying->slots[slot] && applying->merged[applying->slots[slot] - 1].life != life)
+        slot = (slot + 1) & applying->slot_mask;
+    return slot;
+}
+
+static void grow(struct applying *applying)
+{
+    applying->capacity = applying->capacity ? 2 * applying->capacity : 256;
+    applying->merged = mem_resize(applying->merged, applying->capacity * sizeof *applying->merged);
+    mem_free(applying->slots);
+    applying->slot_mask = 2 * applying->capacity - 1;
+    applying->slots = mem_zero(applying->slot_mask + 1, sizeof *applying->slots);
+    for (uint32_t at = 0; at < applying->count; at++)
+        applying->slots[slot_of(applying, applying->merged[at].life)] = at + 1;
+}
+
+static struct merged *merged_of(struct applying *applying, const struct store_change *change)
+{
+    const uint64_t life = change->life ? change->life : change->place;
+    uint32_t slot;
+
+    if (applying->count == applying->capacity)
+        grow(applying);
+    slot = slot_of(applying, life);
+    if (!applying->slots[slot]) {
+        applying->merged[applying->count] =
+            (struct merged){.life = life, .born = change->life >= applying->apply->state->next_number};
+        applying->slots[slot] = ++applying->count;
+    }
+    return &applying->merged[applying->slots[slot] - 1];
+}
+
+static void merge(struct applying *applying, const struct store_change *change)
+{
+    struct merged *merged;
+
+    if (change->kind == STORE_TOUCH)
+        return;
+    merged = merged_of(applying, change);
+    /* What is removed before it was ever in the tables leaves nothing to do but what its life has there. */
+    merged->kind =
+        change->kind == STORE_REMOVE_FINISHED && merged->kind == STORE_FINISH ? STORE_REMOVE_UNFINISHED : change->kind;
+    merged->place = change->place;
+    merged->body_place = change->body_place;
+    merged->record = change->record;
+    for (int kind = 1; kind < BLOB_KINDS; kind++)
+        if (change->kind != STORE_PUT_UNFINISHED || change->values[kind].data)
+            merged->values[kind] = change->values[kind];
+}
+
+static int merge_all(struct applying *applying)
+{
+    const struct apply *apply = applying->apply;
+
+    for (uint32_t i = 0; i < apply->batch_count; i++) {
+        struct batch_reader reader;
+        struct store_change change;
+
+        batch_read(apply->batches[i].data, &reader);
+        while (batch_next(&reader, &change))
+            merge(applying, &change);
+        if (reader.bad)
+            return EBADMSG;
+    }
+    return 0;
+}
+
+/* ---- Applying ---------------------------------------------------------------------------- */
+
+static int delete_key(struct applying *applying, MDB_dbi table, uint64_t number)
+{
+    MDB_val key = {sizeof number, &number};
+    const int code = mdb_del(applying->txn, table, &key, NULL);
+
+    return code == MDB_NOTFOUND ? 0 : code;
+}
+
+/* What was under a life goes; its record's head says whether there are values to look for. */
+static int delete_life(struct applying *applying, uint64_t life)
+{
+    MDB_val key = {sizeof life, &life}, value;
+    int code = mdb_get(applying->txn, applying->tables->unfinished, &key, &value);
+
+    if (code == MDB_NOTFOUND)
+        return 0;
+    if (code == 0 && record_values_bytes(bytes_of(value.mv_data, (uint32_t)value.mv_size)) != 0)
+        code = tables_delete_chunks(applying->chunks, life, 0, 0);
+    return code ? code : delete_key(applying, applying->tables->unfinished, life);
+}
+
+static int remove_finished(struct applying *applying, const struct merged *merged)
+{
+    int code = delete_key(applying, applying->tables->finished, merged->place);
+
+    if (code == 0)
+        code = tables_delete_chunks(applying->chunks, merged->place, 0, 0);
+    if (code == 0 && merged->body_place)
+        code = tables_delete_chunks(applying->chunks, merged->body_place, 0, 0);
+    return code;
+}
+
+static int remove_what_goes(struct applying *applying, const struct merged *merged)
+{
+    if (merged->kind == STORE_REMOVE_FINISHED)
+        return remove_finished(applying, merged);
+    return merged->born || merged->kind == STORE_PUT_UNFINISHED ? 0 : delete_life(applying, merged->life);
+}
+
+/* The last key of a table; 0 where it is empty. */
+static int last_key(MDB_cursor *cursor, uint64_t *last)
+{
+    MDB_val key, value;
+    const int code = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+
+    *last = 0;
+    if (code == 0)
+        memcpy(last, key.mv_data, sizeof *last);
+    return code == MDB_NOTFOUND ? 0 : code;
+}
+
+/* A record under its key, appended where that is the last. */
+static int put_record(MDB_cursor *cursor, uint64_t number, struct bytes record, uint64_t *last)
+{
+    MDB_val key = {sizeof number, &number}, value = {record.size, (void *)(uintptr_t)record.data};
+    const int code = mdb_cursor_put(cursor, &key, &value, number > *last ? MDB_APPEND : 0);
+
+    if (number > *last)
+        *last = number;
+    return code;
+}
+
+static int put_unfinished(struct applying *applying, const struct merged *merged, uint64_t *last)
+{
+    int code = put_record(applying->unfinished, merged->life, merged->record, last);
+
+    for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
+        const struct bytes data = merged->values[kind];
+        if (!data.data)
+            continue;
+        code = tables_put_value(applying->tables, applying->txn, merged->life, kind, data);
+        if (code == 0 && !merged->born)
+            code = tables_delete_chunks(applying->chunks, merged->life, kind, tables_chunks_of(data.size));
+    }
+    return code;
+}
+
+static int finish(struct applying *applying, const struct merged *merged, uint64_t *last)
+{
+    int code = put_record(applying->finished, merged->place, merged->record, last);
+
+    for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
+        const uint64_t owner = kind == BLOB_BODY && merged->body_place ? merged->body_place : merged->place;
+        if (merged->values[kind].data)
+            code = tables_put_value(applying->tables, applying->txn, owner, kind, merged->values[kind]);
+    }
+    return code;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    const struct order *x = a, *y = b;
+
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+/* Does `put` for all of a kind, in order of their keys. */
+static int put_all(struct applying *applying, enum store_change_kind kind, MDB_cursor *cursor,
+                   int (*put)(struct applying *applying, const struct merged *merged, uint64_t *last))
+{
+    uint32_t count = 0;
+    uint64_t last;
+    int code;
+
+    for (uint32_t at = 0; at < applying->count; at++) {
+        const struct merged *merged = &applying->merged[at];
+        if (merged->kind == kind)
+            applying->order[count++] = (struct order){kind == STORE_FINISH ? merged->place : merged->life, at};
+    }
+    if (count == 0)
+        return 0;
+    qsort(applying->order, count, sizeof *applying->order, by_key);
+    code = last_key(cursor, &last);
+    for (uint32_t i = 0; i < count && code == 0; i++)
+        code = put(applying, &applying->merged[applying->order[i].at], &last);
+    return code;
+}
+
+static int put_changes(struct applying *applying)
+{
+    int code = merge_all(applying);
+
+    for (uint32_t at = 0; at < applying->count && code == 0; at++)
+        code = remove_what_goes(applying, &applying->merged[at]);
+    applying->order = mem_alloc(applying->count * sizeof *applying->order);
+    if (code == 0)
+        code = put_all(applying, STORE_PUT_UNFINISHED, applying->unfinished, put_unfinished);
+    if (code == 0)
+        code = put_all(applying, STORE_FINISH, applying->finished, finish);
+    return code;
+}
+
+/* ---- Sweeping -------------------------------------------------------------------------------- */
+
+static int sweep_records(struct applying *applying)
+{
+    struct apply *apply = applying->apply;
+    MDB_val key, value;
+    int code = mdb_cursor_get(applying->finished, &key, &value, MDB_FIRST);
+
+    while (code == 0 && apply->swept_count < APPLY_SWEPT_MAX) {
+        struct record head;
+        uint64_t place;
+
+        memcpy(&place, key.mv_data, sizeof place);
+        if (store_place_seconds(place) > apply->sweep_s)
+            return 0;
+        if (record_decode_head(bytes_of(value.mv_data, (uint32_t)value.mv_size), &head) != RECORD_GOOD)
+            head.hash = 0;
+        apply->swept[apply->swept_count++] = (struct store_swept){head.hash, place};
+        if ((code = mdb_cursor_del(applying->finished, 0)) != 0)
+            return code;
+        code = mdb_cursor_get(applying->finished, &key, &value, MDB_FIRST);
+    }
+    return code == MDB_NOTFOUND ? 0 : code;
+}
+
+static int sweep_chunks(struct applying *applying)
+{
+    uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
+    MDB_val key = {sizeof bytes, bytes}, value;
+    int code;
+
+    tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
+    code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
+    for (uint32_t cost = applying->apply->swept_count; code == 0 && cost < SWEEP_COST_MAX; cost += SWEEP_CHUNK_COST) {
+        uint64_t place;
+        unsigned kind;
+        uint32_t chunk;
+
+        tables_chunk_key(&key, &place, &kind, &chunk);
+        if (store_place_seconds(place) > applying->apply->sweep_s)
+            return 0;
+        if ((code = mdb_cursor_del(applying->chunks, 0)) != 0)
+            return code;
+        tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
+        key = (MDB_val){sizeof bytes, bytes};
+        code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
+    }
+    return code == MDB_NOTFOUND ? 0 : code;
+}
+
+static int sweep(struct applying *applying)
+{
+    const int code = applying->apply->sweep_s ? sweep_records(applying) : 0;
+
+    return code || !applying->apply->sweep_s ? code : sweep_chunks(applying);
+}
+
+/* ---- All of it ---------------------------------------------------------------------------- */
+
+static int open_cursors(struct applying *applying)
+{
+    const struct tables *tables = applying->tables;
+    int code = mdb_cursor_open(applying->txn, tables->chunks, &applying->chunks);
+
+    if (code == 0)
+        code = mdb_cursor_open(applying->txn, tables->finished, &applying->finished);
+    if (code == 0)
+        code = mdb_cursor_open(applying->txn, tables->unfinished, &applying->unfinished);
+    return code;
+}
+
+static void close_cursors(struct applying *applying)
+{
+    MDB_cursor *const cursors[] = {applying->chunks, applying->finished, applying->unfinished};
+
+    for (size_t i = 0; i < sizeof cursors / sizeof cursors[0]; i++)
+        if (cursors[i])
+            mdb_cursor_close(cursors[i]);
+}
+
+static void next_state(const struct apply *apply, struct tables_state *state)
+{
+    struct batch_header header;
+
+    *state = *apply->state;
+    if (apply->batch_count == 0)
+        return;
+    batch_read_header(apply->batches[apply->batch_count - 1].data, &header);
+    state->next_number = header.last + 1;
+    state->mark = header.mark;
+}
+
+int apply(struct apply *apply)
+{
+    struct applying applying = {.apply = apply, .tables = apply->tables};
+    struct tables_state state;
+    int code = mdb_txn_begin(apply->tables->env, NULL, 0, &applying.txn);
+
+    apply->swept_count = 0;
+    if (code != 0)
+        return code;
+    next_state(apply, &state);
+    code = open_cursors(&applying);
+    if (code == 0)
+        code = sweep(&applying);
+    if (code == 0)
+        code = put_changes(&applying);
+    if (code == 0)
+        code = tables_put_state(apply->tables, applying.txn, &state);
+    close_cursors(&applying);
+    mem_free(applying.merged);
+    mem_free(applying.slots);
+    mem_free(applying.order);
+    if (code != 0) {
+        mdb_txn_abort(applying.txn);
+        return code;
+    }
+    code = mdb_txn_commit(applying.txn);
+    if (code == 0)
+        *apply->state = state;
+    return code;
+}

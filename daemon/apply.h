@@ -1,0 +1,22 @@
+/* Brings batches into the tables: many in one transaction, of which each operation's last state is what is written. */
+#ifndef IDEMD_APPLY_H
+#define IDEMD_APPLY_H
+
+#include "daemon/tables.h"
+
+enum { APPLY_SWEPT_MAX = 4096 };
+
+struct apply {
+    struct tables *tables;
+    const struct bytes *batches; /* good ones, oldest first, without a gap; may be none */
+    uint32_t batch_count;
+    struct tables_state *state; /* as it is in the tables; afterwards as it became. Its log_slots is the caller's */
+    uint64_t sweep_s; /* first sweeps what may go at this time (seconds of the retention clock), one slice; 0: no */
+    struct store_swept *swept; /* room for APPLY_SWEPT_MAX, with sweep_s */
+    uint32_t swept_count;      /* out */
+};
+
+/* Returns 0, or LMDB's or errno's error: then nothing may be assumed of the disk. */
+int apply(struct apply *apply);
+
+#endif

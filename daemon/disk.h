@@ -1,0 +1,35 @@
+/* The commit log's door to the disk: one small table of functions, so that a test can be the disk.
+ *
+ * Memory, offsets and sizes are multiples of DISK_ALIGN_BYTES, so that the disk may be written past the page cache.
+ * Each returns 0 or an errno. A file is a number of at least 0. What is written is on the disk - data, size, and the
+ * name of a file that was made - when the function that says so returns, and not before. Functions for different files
+ * may be called at the same time on several threads. */
+#ifndef IDEMD_DISK_H
+#define IDEMD_DISK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { DISK_ALIGN_BYTES = 4096 };
+
+struct disk {
+    /* Opens a file that is there. ENOENT: it is not. */
+    int (*open)(const char *path, int *file);
+    /* Makes a file of so many zero bytes, each of them written, so that a later write changes no metadata; file and
+     * name are flushed. EEXIST: it is there. On failure nothing is left. */
+    int (*make)(const char *path, uint64_t bytes, int *file);
+    int (*size)(int file, uint64_t *bytes);
+    /* Reads exactly so many bytes; EIO where the file ends before. */
+    int (*read)(int file, uint64_t offset, void *data, size_t bytes);
+    /* Writes, over the file's end too, and flushes what it wrote. After a failure nothing may be assumed of it. */
+    int (*write)(int file, uint64_t offset, const void *data, size_t bytes);
+    /* Cuts a file; not flushed. */
+    int (*truncate)(int file, uint64_t bytes);
+    void (*close)(int file);
+};
+
+/* The one of the operating system. */
+extern const struct disk disk_system;
+
+#endif

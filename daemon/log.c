@@ -1,0 +1,458 @@
+/* Slots, segments and recovery; see log.h. */
+#include "daemon/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/batch.h"
+#include "daemon/logging.h"
+#include "daemon/memory.h"
+
+enum { STAGED_BYTES_KEPT = 1024 * 1024 };
+_Static_assert((int)BATCH_ALIGN_BYTES == (int)DISK_ALIGN_BYTES, "batches are written as they are");
+
+struct slot {
+    int file;
+    uint64_t bytes;  /* of the file, written full */
+    uint64_t newest; /* number of the last change in it: free when that is applied */
+};
+
+/* A batch that is to be applied. */
+struct found {
+    uint8_t *data;
+    uint64_t first, last;
+    uint32_t slot;
+    uint64_t end; /* where the next one would be */
+    uint32_t bytes;
+};
+
+struct log {
+    const struct disk *disk;
+    char directory[4096];
+    uint8_t secret[RECORD_SECRET_BYTES];
+    pthread_mutex_t mutex; /* of what follows, but for found */
+    struct slot slots[LOG_SLOTS_MAX];
+    uint32_t slot_count;
+    struct slot prepared; /* file -1: none */
+    uint32_t current;     /* slot of the current segment */
+    uint64_t segment, offset;
+    uint64_t newest;  /* number of the last change written */
+    uint64_t applied; /* number of the last change that is in the tables */
+
+    uint8_t *staged; /* what is written from, aligned; the writing thread's */
+    uint64_t staged_bytes;
+
+    struct found *found;
+    uint32_t found_count, found_capacity;
+};
+
+static void slot_path(const char *directory, uint32_t slot, char path[4096 + 32])
+{
+    snprintf(path, 4096 + 32, "%s/log.%u", directory, slot);
+}
+
+static uint64_t slot_bytes(uint32_t slot)
+{
+    const uint64_t bytes = (uint64_t)LOG_SLOT_BYTES_FIRST << slot;
+
+    return bytes < LOG_SLOT_BYTES_MAX ? bytes : LOG_SLOT_BYTES_MAX;
+}
+
+/* ---- Recovery ------------------------------------------------------------------ */
+
+static bool fail(struct store_error *error, int exit_code, const char *what, const char *path, const char *reason)
+{
+    error->exit_code = exit_code;
+    snprintf(error->message, sizeof error->message, "%.220s: %.40s: %.220s", path, what, reason);
+    return false;
+}
+
+static bool fail_errno(struct store_error *error, const char *what, const char *path, int code)
+{
+    return fail(error, code == EACCES || code == EPERM ? 77 : 74, what, path, strerror(code));
+}
+
+static void keep_found(struct log *log, const uint8_t *data, const struct batch_header *header, uint32_t slot,
+                       uint64_t offset)
+{
+    if (log->found_count == log->found_capacity) {
+        log->found_capacity = log->found_capacity ? log->found_capacity * 2 : 64;
+        log->found = mem_resize(log->found, log->found_capacity * sizeof *log->found);
+    }
+    struct found *found = &log->found[log->found_count++];
+    *found = (struct found){.data = mem_alloc(header->bytes),
+                            .first = header->first,
+                            .last = header->last,
+                            .slot = slot,
+                            .end = offset + batch_padded_bytes(header->bytes),
+                            .bytes = header->bytes};
+    memcpy(found->data, data, header->bytes);
+}
+
+/* Goes through one slot's bytes. What is applied already is what is left of an older use of the slot, or waits to be
+ * overwritten. After something that does not read the search goes on: whether anything follows decides what it is. */
+static void find_batches(struct log *log, const uint8_t *data, uint64_t size, uint32_t slot, uint64_t applied)
+{
+    uint64_t at = 0;
+
+    while (at < size) {
+        struct batch_header header;
+
+        if (!batch_good(data + at, size - at, log->secret)) {
+            at += BATCH_ALIGN_BYTES;
+            continue;
+        }
+        batch_read_header(data + at, &header);
+        if (log->segment < header.segment)
+            log->segment = header.segment;
+        if (header.last > applied && header.offset == at)
+            keep_found(log, data + at, &header, slot, at);
+        at += batch_padded_bytes(header.bytes);
+    }
+}
+
+static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct store_error *error)
+{
+    struct slot *at = &log->slots[slot];
+    char path[4096 + 32];
+    uint8_t *data;
+    int code = log->disk->size(at->file, &at->bytes);
+
+    slot_path(log->directory, slot, path);
+    if (code != 0)
+        return fail_errno(error, "cannot be read", path, code);
+    at->bytes = at->bytes / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES; /* a part at the end was never written */
+    data = mem_pages(at->bytes);
+    code = log->disk->read(at->file, 0, data, at->bytes);
+    if (code == 0)
+        find_batches(log, data, at->bytes, slot, applied);
+    mem_free(data);
+    return code == 0 || fail_errno(error, "cannot be read", path, code);
+}
+
+static bool open_slots(struct log *log, const struct log_options *options, struct store_error *error)
+{
+    char path[4096 + 32];
+
+    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
+        slot_path(log->directory, slot, path);
+        const int code = log->disk->open(path, &log->slots[slot].file);
+        if (code == ENOENT && slot >= options->slots)
+            return true;
+        if (code == ENOENT && options->accept_loss &&
+            log->disk->make(path, slot_bytes(slot), &log->slots[slot].file) == 0)
+            log_event(LOG_ERROR, "lost", "log", path, NULL);
+        else if (code == ENOENT)
+            return fail(error, 65, "is missing", path, "what it held is lost; --accept-loss starts without it");
+        else if (code != 0)
+            return fail_errno(error, "cannot be opened", path, code);
+        log->slot_count++;
+        if (!read_slot(log, slot, options->applied, error))
+            return false;
+    }
+    return true;
+}
+
+static int by_first(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+
+    return (x->first > y->first) - (x->first < y->first);
+}
+
+/* Changes are missing before found[n]. */
+static bool report_gap(const struct log *log, uint32_t n, uint64_t after, const struct log_options *options,
+                       struct store_error *error)
+{
+    const struct found *found = &log->found[n], *before = n > 0 ? found - 1 : NULL;
+    char path[4096 + 32], text[200];
+
+    slot_path(log->directory, before ? before->slot : found->slot, path);
+    snprintf(text, sizeof text, "the changes %llu to %llu do not read, and later ones do (%s byte %llu)",
+             (unsigned long long)after + 1, (unsigned long long)found->first - 1, before ? "from" : "before",
+             (unsigned long long)(before ? before->end : found->end));
+    if (options->accept_loss) {
+        log_event(LOG_ERROR, "lost", "log", path, "what", text, NULL);
+        return true;
+    }
+    return fail(error, 65, "is damaged", path, text);
+}
+
+/* One chain from the applied change on, or damage. */
+static bool check_chain(struct log *log, const struct log_options *options, struct store_error *error)
+{
+    uint64_t last = options->applied;
+
+    if (log->found_count > 0)
+        qsort(log->found, log->found_count, sizeof *log->found, by_first);
+    for (uint32_t n = 0; n < log->found_count; last = log->found[n++].last)
+        if (log->found[n].first != last + 1 && !report_gap(log, n, last, options, error))
+            return false;
+    log->newest = last;
+    return true;
+}
+
+static void drop_found(struct log *log)
+{
+    for (uint32_t n = 0; n < log->found_count; n++)
+        mem_free(log->found[n].data);
+    mem_free(log->found);
+    log->found = NULL;
+    log->found_count = log->found_capacity = 0;
+}
+
+int log_make(const struct disk *disk, const char *directory)
+{
+    char path[4096 + 32];
+    int file, code;
+
+    slot_path(directory, 0, path);
+    if ((code = disk->make(path, slot_bytes(0), &file)) == 0)
+        disk->close(file);
+    return code;
+}
+
+struct log *log_open(const struct log_options *options, struct store_error *error)
+{
+    struct log *log = mem_zero(1, sizeof *log);
+
+    assert(strlen(options->directory) < sizeof log->directory);
+    log->disk = options->disk;
+    strcpy(log->directory, options->directory);
+    memcpy(log->secret, options->secret, sizeof log->secret);
+    log->applied = options->applied;
+    log->prepared.file = -1;
+    pthread_mutex_init(&log->mutex, NULL);
+    if (open_slots(log, options, error) && check_chain(log, options, error))
+        return log;
+    log_close(log);
+    return NULL;
+}
+
+void log_close(struct log *log)
+{
+    if (!log)
+        return;
+    drop_found(log);
+    for (uint32_t slot = 0; slot < log->slot_count; slot++)
+        log->disk->close(log->slots[slot].file);
+    if (log->prepared.file >= 0)
+        log->disk->close(log->prepared.file);
+    pthread_mutex_destroy(&log->mutex);
+    mem_free(log->staged);
+    mem_free(log);
+}
+
+uint32_t log_found(const struct log *log)
+{
+    return log->found_count;
+}
+
+struct bytes log_batch(const struct log *log, uint32_t n)
+{
+    assert(n < log->found_count);
+    return bytes_of(log->found[n].data, log->found[n].bytes);
+}
+
+/* A slot whose making was cut off is written full. */
+static int fill_slot(struct log *log, uint32_t at)
+{
+    struct slot *slot = &log->slots[at];
+    const uint64_t bytes = slot_bytes(at);
+    int code = 0;
+
+    if (slot->bytes < bytes) {
+        uint8_t *zeros = mem_pages(bytes - slot->bytes);
+        memset(zeros, 0, bytes - slot->bytes);
+        code = log->disk->write(slot->file, slot->bytes, zeros, bytes - slot->bytes);
+        mem_free(zeros);
+        slot->bytes = bytes;
+    }
+    return code;
+}
+
+int log_start(struct log *log)
+{
+    int code = 0;
+
+    drop_found(log);
+    assert(log->slot_count > 0);
+    log->applied = log->newest;
+    for (uint32_t slot = 0; slot < log->slot_count && code == 0; slot++)
+        code = fill_slot(log, slot);
+    log->current = 0;
+    log->segment++;
+    log->offset = 0;
+    return code;
+}
+
+/* ---- Appending ----------------------------------------------------------------------- */
+
+/* The largest free slot; slot_count: none. */
+static uint32_t free_slot(const struct log *log)
+{
+    uint32_t best = log->slot_count;
+
+    for (uint32_t slot = 0; slot < log->slot_count; slot++)
+        if (log->slots[slot].newest <= log->applied &&
+            (best == log->slot_count || log->slots[slot].bytes > log->slots[best].bytes))
+            best = slot;
+    return best;
+}
+
+/* A batch that is larger than any slot makes one grow, so an empty one always has room. */
+static bool fits_current(const struct log *log, uint64_t bytes)
+{
+    return log->offset == 0 || log->offset + bytes <= log->slots[log->current].bytes;
+}
+
+bool log_has_room(struct log *log, uint64_t padded_bytes)
+{
+    pthread_mutex_lock(&log->mutex);
+    const bool room = fits_current(log, padded_bytes) || free_slot(log) < log->slot_count;
+    pthread_mutex_unlock(&log->mutex);
+    return room;
+}
+
+/* Takes the place for a batch of so many bytes. Returns its file. */
+static int take_place(struct log *log, uint64_t bytes, uint64_t last, uint64_t *segment, uint64_t *offset)
+{
+    pthread_mutex_lock(&log->mutex);
+    if (!fits_current(log, bytes)) {
+        log->current = free_slot(log);
+        assert(log->current < log->slot_count);
+        log->segment++;
+        log->offset = 0;
+    }
+    struct slot *slot = &log->slots[log->current];
+    *segment = log->segment;
+    *offset = log->offset;
+    slot->newest = last;
+    log->offset += bytes;
+    if (slot->bytes < log->offset)
+        slot->bytes = log->offset;
+    const int file = slot->file;
+    pthread_mutex_unlock(&log->mutex);
+    return file;
+}
+
+/* A copy in memory that may be written from. */
+static uint8_t *stage(struct log *log, const uint8_t *batch, uint64_t bytes)
+{
+    if (log->staged_bytes < bytes || log->staged_bytes > STAGED_BYTES_KEPT) {
+        mem_free(log->staged);
+        log->staged_bytes = bytes < STAGED_BYTES_KEPT / 4 ? STAGED_BYTES_KEPT / 4 : bytes;
+        log->staged = mem_pages(log->staged_bytes);
+    }
+    memcpy(log->staged, batch, bytes);
+    return log->staged;
+}
+
+int log_append(struct log *log, const uint8_t *batch)
+{
+    struct batch_header header;
+    uint64_t segment, offset;
+
+    batch_read_header(batch, &header);
+    assert(header.first > log->newest);
+    log->newest = header.last;
+    const uint64_t bytes = batch_padded_bytes(header.bytes);
+    const int file = take_place(log, bytes, header.last, &segment, &offset);
+    uint8_t *const staged = stage(log, batch, bytes);
+    batch_sign(staged, segment, offset, log->secret);
+    return log->disk->write(file, offset, staged, bytes);
+}
+
+void log_applied(struct log *log, uint64_t number)
+{
+    pthread_mutex_lock(&log->mutex);
+    log->applied = number;
+    pthread_mutex_unlock(&log->mutex);
+}
+
+/* ---- Slots ---------------------------------------------------------------------------------- */
+
+bool log_wants_slot(struct log *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    const bool wants = log->slot_count < LOG_SLOTS_MAX && free_slot(log) == log->slot_count &&
+                       log->offset > log->slots[log->current].bytes / 4;
+    pthread_mutex_unlock(&log->mutex);
+    return wants;
+}
+
+/* A free slot that grew, taken out of use; slot_count: none. */
+static uint32_t take_grown(struct log *log)
+{
+    uint32_t slot = 0;
+
+    pthread_mutex_lock(&log->mutex);
+    while (slot < log->slot_count && (slot == log->current || log->slots[slot].newest > log->applied ||
+                                      log->slots[slot].bytes <= LOG_SLOT_BYTES_MAX))
+        slot++;
+    if (slot < log->slot_count)
+        log->slots[slot].newest = UINT64_MAX;
+    pthread_mutex_unlock(&log->mutex);
+    return slot;
+}
+
+static int cut_grown(struct log *log)
+{
+    const uint32_t slot = take_grown(log);
+
+    if (slot == log->slot_count)
+        return 0;
+    const int code = log->disk->truncate(log->slots[slot].file, LOG_SLOT_BYTES_MAX);
+    pthread_mutex_lock(&log->mutex);
+    if (code == 0)
+        log->slots[slot].bytes = LOG_SLOT_BYTES_MAX;
+    log->slots[slot].newest = 0;
+    pthread_mutex_unlock(&log->mutex);
+    return code;
+}
+
+int log_prepare(struct log *log)
+{
+    const uint32_t slot = log->slot_count; /* only this thread adds one */
+    char path[4096 + 32];
+    int code = cut_grown(log);
+
+    if (code != 0 || !log_wants_slot(log) || log->prepared.file >= 0)
+        return code;
+    slot_path(log->directory, slot, path);
+    log->prepared = (struct slot){.file = -1, .bytes = slot_bytes(slot)};
+    return log->disk->make(path, log->prepared.bytes, &log->prepared.file);
+}
+
+void log_add_slot(struct log *log)
+{
+    if (log->prepared.file < 0)
+        return;
+    pthread_mutex_lock(&log->mutex);
+    log->slots[log->slot_count++] = log->prepared;
+    pthread_mutex_unlock(&log->mutex);
+    log->prepared.file = -1;
+}
+
+uint32_t log_slots(struct log *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    const uint32_t slots = log->slot_count + (log->prepared.file >= 0);
+    pthread_mutex_unlock(&log->mutex);
+    return slots;
+}
+
+uint64_t log_bytes(struct log *log)
+{
+    uint64_t bytes = 0;
+
+    pthread_mutex_lock(&log->mutex);
+    for (uint32_t slot = 0; slot < log->slot_count; slot++)
+        bytes += log->slots[slot].bytes;
+    pthread_mutex_unlock(&log->mutex);
+    return bytes;
+}
