@@ -92,12 +92,22 @@ def machine(work, load):
             ("load at the start", f"{load:.2f}")]
 
 
-def versions(top, redis):
-    gcc = output_of("gcc", "--version").split("\n")[0]
-    return [("idemd", output_of("git", "-C", top, "describe", "--always", "--dirty", "--tags")),
+def cached(build, name):
+    """One of a build directory's settings."""
+    with open(os.path.join(build, "CMakeCache.txt")) as file:
+        for line in file:
+            if line.startswith(name + ":"):
+                return line.split("=", 1)[1].strip()
+    return ""
+
+
+def versions(build, redis):
+    gcc = output_of(cached(build, "CMAKE_C_COMPILER") or "gcc", "--version").split("\n")[0]
+    kind = cached(build, "CMAKE_BUILD_TYPE") + (", with sanitizers" if cached(build, "IDEMD_SANITIZE") == "ON" else "")
+    return [("idemd", output_of("git", "-C", cached(build, "CMAKE_HOME_DIRECTORY"), "describe", "--always", "--dirty", "--tags")),
             ("Redis", output_of("redis-server", "--version", executable=redis)),
             ("LMDB", output_of("pkg-config", "--modversion", "lmdb")),
-            ("compiler", gcc)]
+            ("compiler", f"{gcc}, {kind}")]
 
 
 # One horizontal bar a row; the whisker is the spread, the tick the goal.
