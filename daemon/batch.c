@@ -166,7 +166,7 @@ void batch_read(const uint8_t *data, struct batch_reader *reader)
     struct batch_header header;
 
     batch_read_header(data, &header);
-    *reader = (struct batch_reader){data + BATCH_HEADER_BYTES, data + header.bytes, header.first, false};
+    *reader = (struct batch_reader){data + BATCH_HEADER_BYTES, data + header.bytes, header.first, header.last, false};
 }
 
 static uint64_t get_varint(struct batch_reader *reader)
@@ -194,6 +194,8 @@ bool batch_next(struct batch_reader *reader, struct store_change *change)
 {
     uint64_t record_bytes = 0, value_bytes[BLOB_KINDS] = {0};
 
+    /* Fewer changes than the header says would be a gap that nobody sees. */
+    reader->bad |= (reader->at == reader->end) != (reader->number == reader->last + 1);
     if (reader->bad || reader->at == reader->end)
         return false;
     const uint8_t first = *reader->at++;

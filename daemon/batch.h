@@ -60,8 +60,8 @@ bool batch_good(const uint8_t *data, uint64_t size, const uint8_t secret[RECORD_
 /* Goes through the changes of a good batch. Views point into it. */
 struct batch_reader {
     const uint8_t *at, *end;
-    uint64_t number;
-    bool bad; /* a change that does not read: the batch was made by another program */
+    uint64_t number, last;
+    bool bad; /* a change that does not read, or not as many as the header says: another program made the batch */
 };
 void batch_read(const uint8_t *data, struct batch_reader *reader);
 /* False: the end, or bad. */

@@ -385,32 +385,28 @@ bool log_wants_slot(struct log *log)
     return wants;
 }
 
-/* A free slot that grew, taken out of use; slot_count: none. */
-static uint32_t take_grown(struct log *log)
+/* A free slot that grew; slot_count: none. */
+static uint32_t grown_slot(const struct log *log)
 {
     uint32_t slot = 0;
 
-    pthread_mutex_lock(&log->mutex);
     while (slot < log->slot_count && (slot == log->current || log->slots[slot].newest > log->applied ||
                                       log->slots[slot].bytes <= LOG_SLOT_BYTES_MAX))
         slot++;
-    if (slot < log->slot_count)
-        log->slots[slot].newest = UINT64_MAX;
-    pthread_mutex_unlock(&log->mutex);
     return slot;
 }
 
+/* Under the mutex: the slot may be the room that log_has_room has promised, and is not written until it is cut. */
 static int cut_grown(struct log *log)
 {
-    const uint32_t slot = take_grown(log);
+    int code = 0;
 
-    if (slot == log->slot_count)
-        return 0;
-    const int code = log->disk->truncate(log->slots[slot].file, LOG_SLOT_BYTES_MAX);
     pthread_mutex_lock(&log->mutex);
-    if (code == 0)
+    const uint32_t slot = grown_slot(log);
+    if (slot < log->slot_count)
+        code = log->disk->truncate(log->slots[slot].file, LOG_SLOT_BYTES_MAX);
+    if (slot < log->slot_count && code == 0)
         log->slots[slot].bytes = LOG_SLOT_BYTES_MAX;
-    log->slots[slot].newest = 0;
     pthread_mutex_unlock(&log->mutex);
     return code;
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "daemon/check.h"
+#include "daemon/memory.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
 
@@ -33,6 +34,7 @@ int main(int argc, char **argv)
     struct options options;
     int exit_code;
 
+    mem_set_up();
     if (options_read(&options, argc, argv, getenv, &error)) {
         exit_code = act(&options);
     } else {

@@ -1,6 +1,7 @@
 /* See memory.h: one line, then the end. */
 #include "daemon/memory.h"
 
+#include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,18 @@ char *mem_string(const char *string)
 void mem_free(void *memory)
 {
     free(memory);
+}
+
+void mem_set_up(void)
+{
+    enum { LARGE_BYTES = 64 * 1024 };
+
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+}
+
+void mem_give_back(void)
+{
+    malloc_trim(0);
 }
 
 void *mem_reserve(size_t size)

@@ -13,6 +13,12 @@ void *mem_pages(size_t size); /* not cleared; starts at a page */
 char *mem_string(const char *string);
 void mem_free(void *memory); /* NULL is fine */
 
+/* Once, before any other: large pieces of memory are kept apart from small ones, so that they go back when they are
+ * freed. */
+void mem_set_up(void);
+/* Gives back what is free. May take milliseconds; meant for a quiet moment. */
+void mem_give_back(void);
+
 /* Address space that costs nothing until parts of it are made usable: cleared memory, from a page's start on. */
 void *mem_reserve(size_t size);
 void mem_use_reserved(void *start, size_t size);

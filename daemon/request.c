@@ -49,19 +49,27 @@ static size_t field_bytes(size_t size)
     return size ? 1 + frame_varint_bytes(size) + size : 0;
 }
 
-static uint8_t *put_field(uint8_t *out, uint8_t tag, const void *data, size_t size)
+static uint8_t *put_field(uint8_t *out, uint8_t tag, struct bytes value)
 {
-    if (size == 0)
+    if (value.size == 0)
         return out;
     *out++ = tag;
-    out += frame_put_varint(out, size);
-    memcpy(out, data, size);
-    return out + size;
+    out += frame_put_varint(out, value.size);
+    memcpy(out, value.data, value.size);
+    return out + value.size;
 }
 
-static size_t attribute_bytes(const Idem__V1__Attribute *attribute)
+static size_t attribute_bytes(struct bytes name, struct bytes value)
 {
-    return field_bytes(strlen(attribute->name)) + field_bytes(attribute->value.len);
+    return field_bytes(name.size) + field_bytes(value.size);
+}
+
+uint8_t *request_put_attribute(uint8_t *out, struct bytes name, struct bytes value)
+{
+    *out++ = ATTRIBUTES_TAG;
+    out += frame_put_varint(out, attribute_bytes(name, value));
+    out = put_field(out, NAME_TAG, name);
+    return put_field(out, VALUE_TAG, value);
 }
 
 static struct bytes attributes_wire(struct arena *arena, const Idem__V1__Outcome *outcome)
@@ -70,7 +78,8 @@ static struct bytes attributes_wire(struct arena *arena, const Idem__V1__Outcome
     uint8_t *out, *start;
 
     for (size_t i = 0; i < outcome->n_attributes; i++) {
-        const size_t inner = attribute_bytes(outcome->attributes[i]);
+        const Idem__V1__Attribute *attribute = outcome->attributes[i];
+        const size_t inner = attribute_bytes(text(attribute->name), binary(attribute->value));
         size += 1 + frame_varint_bytes(inner) + inner;
     }
     if (size == 0)
@@ -78,41 +87,39 @@ static struct bytes attributes_wire(struct arena *arena, const Idem__V1__Outcome
     start = out = arena_zero(arena, size);
     for (size_t i = 0; i < outcome->n_attributes; i++) {
         const Idem__V1__Attribute *attribute = outcome->attributes[i];
-        *out++ = ATTRIBUTES_TAG;
-        out += frame_put_varint(out, attribute_bytes(attribute));
-        out = put_field(out, NAME_TAG, attribute->name, strlen(attribute->name));
-        out = put_field(out, VALUE_TAG, attribute->value.data, attribute->value.len);
+        out = request_put_attribute(out, text(attribute->name), binary(attribute->value));
     }
     assert(out == start + size);
     return bytes_of(start, (uint32_t)size);
 }
 
-static struct bytes body_wire(struct arena *arena, ProtobufCBinaryData body)
+/* What was sent is what is kept where no byte of its tag and length was wasted. */
+static struct bytes body_wire(struct arena *arena, const struct request_outcome *sent)
 {
-    const size_t size = field_bytes(body.len);
+    const size_t size = field_bytes(sent->body.size);
 
-    if (size == 0)
-        return (struct bytes){0};
+    if (size == 0 || sent->body_field.size == size)
+        return size ? sent->body_field : (struct bytes){0};
     uint8_t *out = arena_alloc(arena, size);
     assert(out);
-    put_field(out, BODY_TAG, body.data, body.len);
+    put_field(out, BODY_TAG, sent->body);
     return bytes_of(out, (uint32_t)size);
 }
 
 /* The digest by which a call sent again is known to say the same: of everything as it was sent, also of what is dropped
  * here. */
-static void digest_outcome(const Idem__V1__Outcome *sent, const struct scan_result *scan, uint64_t digest[2])
+static void digest_outcome(const struct request_outcome *sent, const struct scan_result *scan, uint64_t digest[2])
 {
-    const XXH128_hash_t body = XXH3_128bits(sent->body.len ? (const void *)sent->body.data : "", sent->body.len);
+    const XXH128_hash_t body = XXH3_128bits(sent->body.size ? (const void *)sent->body.data : "", sent->body.size);
     const uint64_t parts[] = {
-        (uint64_t)sent->kind,
+        sent->kind,
         (uint64_t)(int64_t)sent->code,
         scan->attributes_digest,
         scan->attributes_count,
-        (uint64_t)sent->body_dropped,
-        (uint64_t)sent->attributes_dropped,
+        sent->body_dropped,
+        sent->attributes_dropped,
         sent->body_bytes,
-        sent->body.len,
+        sent->body.size,
         body.low64,
         body.high64,
     };
@@ -122,20 +129,35 @@ static void digest_outcome(const Idem__V1__Outcome *sent, const struct scan_resu
     digest[1] = hash.high64;
 }
 
-static void set_outcome(struct arena *arena, const Idem__V1__Outcome *sent, const struct scan_result *scan,
-                        struct call *call)
+void request_set_outcome(struct arena *arena, const struct request_outcome *sent, const struct scan_result *scan,
+                         struct call *call)
 {
     struct outcome *outcome = &call->outcome;
 
-    outcome->kind = (uint8_t)sent->kind;
+    outcome->kind = sent->kind;
     outcome->code = sent->code;
     outcome->attributes_dropped = sent->attributes_dropped || scan->attributes_dropped;
-    outcome->body_dropped = sent->body_dropped || sent->body.len > call->policy->max_outcome_bytes;
-    outcome->body_bytes = sent->body_dropped ? sent->body_bytes : sent->body.len;
+    outcome->body_dropped = sent->body_dropped || sent->body.size > call->policy->max_outcome_bytes;
+    outcome->body_bytes = sent->body_dropped ? sent->body_bytes : sent->body.size;
     digest_outcome(sent, scan, outcome->digest);
-    outcome->attributes = attributes_wire(arena, sent);
     if (!outcome->body_dropped)
-        outcome->body_field = body_wire(arena, sent->body);
+        outcome->body_field = body_wire(arena, sent);
+}
+
+static void set_outcome(struct arena *arena, const Idem__V1__Outcome *outcome, const struct scan_result *scan,
+                        struct call *call)
+{
+    const struct request_outcome sent = {
+        .kind = (uint8_t)outcome->kind,
+        .code = outcome->code,
+        .body_dropped = outcome->body_dropped,
+        .attributes_dropped = outcome->attributes_dropped,
+        .body_bytes = outcome->body_bytes,
+        .body = binary(outcome->body),
+    };
+
+    request_set_outcome(arena, &sent, scan, call);
+    call->outcome.attributes = attributes_wire(arena, outcome);
 }
 
 /* ---- Calls -------------------------------------------------------------------------- */

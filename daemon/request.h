@@ -16,4 +16,22 @@ Idem__V1__Request *request_unpack(struct arena *arena, const uint8_t *data, size
 void request_to_call(struct arena *arena, const Idem__V1__Request *request, const struct scan_result *scan,
                      const struct policy *policy, struct call *call);
 
+/* ---- An outcome, however its bytes were read ---- */
+
+/* As it was sent. */
+struct request_outcome {
+    uint8_t kind;
+    int32_t code;
+    bool body_dropped, attributes_dropped;
+    uint64_t body_bytes;
+    struct bytes body;
+    struct bytes body_field; /* the bytes of the body with tag and length, where they are at hand; else empty */
+};
+
+/* Fills all of call->outcome but the attributes. */
+void request_set_outcome(struct arena *arena, const struct request_outcome *sent, const struct scan_result *scan,
+                         struct call *call);
+/* Writes an attribute in the form in which it is stored; returns the end of it. */
+uint8_t *request_put_attribute(uint8_t *out, struct bytes name, struct bytes value);
+
 #endif

@@ -9,6 +9,7 @@
 
 #include <assert.h>
 
+#include "daemon/response_wire.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 
@@ -33,11 +34,6 @@ static ProtobufCBinaryData binary(struct bytes bytes)
     return (ProtobufCBinaryData){.len = bytes.size, .data = (uint8_t *)(uintptr_t)bytes.data};
 }
 
-static uint64_t wall_of(const struct building *building, uint64_t retention_ms)
-{
-    return retention_ms - building->now->retention_ms + building->now->wall_ms;
-}
-
 /* ---- Parts of results ------------------------------------------------------------ */
 
 static Idem__V1__OperationId *make_op(const struct building *building, const struct identity *id)
@@ -60,7 +56,7 @@ static Idem__V1__OperationInfo *make_info_of_times(const struct building *buildi
     info->begun_ms = record->begun_ms;
     info->interrupted_ms = record->interrupted_ms;
     info->done_ms = record->done_ms;
-    info->expires_ms = record->state == RECORD_DONE ? wall_of(building, record->expires_ms) : 0;
+    info->expires_ms = record->state == RECORD_DONE ? response_wall_ms(building->now, record->expires_ms) : 0;
     info->lease_left_ms = operation->lease_left_ms;
     return info;
 }
@@ -321,7 +317,8 @@ static struct response with_outcome(struct arena *arena, const Idem__V1__Respons
     return (struct response){.head = head, .head_bytes = (uint32_t)head_bytes, .tail = reply->outcome};
 }
 
-struct response response_of_reply(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now)
+struct response response_of_reply_by_messages(struct arena *arena, uint64_t id, const struct reply *reply,
+                                              const struct now *now)
 {
     const struct building building = {arena, reply, now};
     Idem__V1__Response response = IDEM__V1__RESPONSE__INIT, around = IDEM__V1__RESPONSE__INIT;
@@ -335,6 +332,15 @@ struct response response_of_reply(struct arena *arena, uint64_t id, const struct
     if (reply->show_outcome)
         return with_outcome(arena, &around, &response.hello->base, reply);
     return response_of_message(arena, &response);
+}
+
+struct response response_of_reply(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now)
+{
+    struct response response;
+
+    if (reply->code == CODE_OK && response_wire_put(arena, id, reply, now, &response))
+        return response;
+    return response_of_reply_by_messages(arena, id, reply, now);
 }
 
 struct response response_of_error(struct arena *arena, uint64_t id, enum code code, const char *reason,

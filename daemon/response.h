@@ -14,8 +14,17 @@ struct response {
     struct slice tail; /* not held */
 };
 
+/* A time of the retention clock as Unix time. */
+static inline uint64_t response_wall_ms(const struct now *now, uint64_t retention_ms)
+{
+    return retention_ms - now->retention_ms + now->wall_ms;
+}
+
 /* Encodes a reply of the engine. `now` is for times that are told as Unix time. Asserts that the arena has room. */
 struct response response_of_reply(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now);
+/* The same by way of generated messages, for any reply. The bytes are the same. */
+struct response response_of_reply_by_messages(struct arena *arena, uint64_t id, const struct reply *reply,
+                                              const struct now *now);
 /* An error. field and reason may be NULL. */
 struct response response_of_error(struct arena *arena, uint64_t id, enum code code, const char *reason,
                                   const char *field, const char *message);

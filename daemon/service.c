@@ -1,6 +1,6 @@
 /* From a message to an engine call, and from the engine's reply to bytes that go out when they may.
  *
- *     service_message: scan -> unpack -> limits -> call   ...   reply -> response -> (held until durable) -> send
+ *     service_message: scan -> read or unpack -> call     ...   reply -> response -> (held until durable) -> send
  *
  * An answer that rests on a change which is not flushed yet is held: in the queue of the batch in flight or of the open
  * one. When a batch is flushed its queue goes out whole. Hello and Stats are answered here; all else is the engine's.
@@ -15,6 +15,7 @@
 #include "daemon/memory.h"
 #include "daemon/metrics.h"
 #include "daemon/request.h"
+#include "daemon/request_wire.h"
 #include "daemon/response.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
@@ -353,32 +354,49 @@ static void on_stats(struct session *session, const Idem__V1__Request *request)
 
 /* ---- Messages ------------------------------------------------------------------------- */
 
-static void on_engine_call(struct session *session, const Idem__V1__Request *request, const struct scan_result *scan,
+static void on_engine_call(struct session *session, uint64_t id, uint32_t timeout_ms, const struct call *call,
                            uint64_t read_ms)
 {
     struct service *service = session->service;
-    const uint64_t deadline_ms = request->timeout_ms ? read_ms + request->timeout_ms : UINT64_MAX;
+    const uint64_t deadline_ms = timeout_ms ? read_ms + timeout_ms : UINT64_MAX;
+
+    engine_call(service->engine, &session->party, id, call, deadline_ms, service->now);
+}
+
+/* A message that is not read straight from its bytes. */
+static void on_request(struct session *session, const Idem__V1__Request *request, const struct scan_result *scan,
+                       uint64_t read_ms)
+{
+    struct service *service = session->service;
     struct call call;
 
-    request_to_call(service->arena, request, scan, &service->options.policy, &call);
-    engine_call(service->engine, &session->party, request->id, &call, deadline_ms, service->now);
+    if (request->call_case == IDEM__V1__REQUEST__CALL_HELLO) {
+        on_hello(session, request);
+    } else if (request->call_case == IDEM__V1__REQUEST__CALL_STATS) {
+        on_stats(session, request);
+    } else {
+        request_to_call(service->arena, request, scan, &service->options.policy, &call);
+        on_engine_call(session, request->id, request->timeout_ms, &call, read_ms);
+    }
 }
 
 static void dispatch(struct session *session, const uint8_t *data, uint32_t size, const struct scan_result *scan,
                      uint64_t read_ms)
 {
-    const Idem__V1__Request *request = request_unpack(session->service->arena, data, size);
+    struct service *service = session->service;
+    const Idem__V1__Request *request;
+    struct call call;
+    uint32_t timeout_ms;
 
-    if (!request) {
-        refuse(session, scan->id, scan->call, CODE_INTERNAL, "UNPACK", NULL, "the request could not be unpacked");
+    if (request_wire_read(service->arena, data, size, scan, &service->options.policy, &call, &timeout_ms)) {
+        on_engine_call(session, scan->id, timeout_ms, &call, read_ms);
         return;
     }
-    if (request->call_case == IDEM__V1__REQUEST__CALL_HELLO)
-        on_hello(session, request);
-    else if (request->call_case == IDEM__V1__REQUEST__CALL_STATS)
-        on_stats(session, request);
+    request = request_unpack(service->arena, data, size);
+    if (request)
+        on_request(session, request, scan, read_ms);
     else
-        on_engine_call(session, request, scan, read_ms);
+        refuse(session, scan->id, scan->call, CODE_INTERNAL, "UNPACK", NULL, "the request could not be unpacked");
 }
 
 bool service_message(struct session *session, uint8_t *data, uint32_t size, uint64_t read_ms, const struct now *now)

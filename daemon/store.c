@@ -32,10 +32,11 @@ enum {
     UNFINISHED_BYTES = 2 * TABLES_PAGE_BYTES, /* held for each unfinished operation, to finish it */
     POINTS_MAX = 1024,                        /* insertion points remembered */
     PLACE_COUNT_BITS = 30,
-    APPLY_BYTES = 16 * 1024 * 1024, /* the tail is applied when it takes so much, */
-    APPLY_MS = 5 * 1000,            /* or is so old */
-    SLOT_AGAIN_MS = 1000,           /* on a full disk */
-    INLINE_CHANGES = 2,             /* a batch with no more is flushed on the loop */
+    APPLY_BYTES = 8 * 1024 * 1024, /* the tail is applied when it takes so much, */
+    APPLY_MS = 5 * 1000,           /* or is so old */
+    SLOT_AGAIN_MS = 1000,          /* on a full disk */
+    TIDY_BYTES = 1024 * 1024,      /* a tail of so much leaves memory to be given back */
+    INLINE_CHANGES = 2,            /* a batch with no more is flushed on the loop */
 };
 #define MAP_BYTES_OVER (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
 
@@ -62,6 +63,7 @@ struct applying {
     struct apply apply;
     struct bytes *batches; /* of the tail's first `batch_count` */
     bool any;              /* something to bring in, or to sweep */
+    bool tidy;             /* memory is given back */
     int code;
     uint64_t began_ns, ended_ns;
     uint64_t used_bytes, first_place;
@@ -87,6 +89,7 @@ struct store {
     uint32_t tail_count, tail_capacity, applying_count; /* the first of them are being applied */
     uint64_t tail_bytes;
     uint64_t tail_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
+    bool untidy;            /* a large tail went, and its memory may still be here */
     uint64_t slot_again_ms; /* boot time before which no slot is asked for, where the disk is full */
 
     MDB_txn *reader; /* of the loop */
@@ -174,6 +177,8 @@ static void run_applier(void *context)
         applying->code = look(store, applying);
     }
     applying->ended_ns = clock_read_ns();
+    if (applying->tidy)
+        mem_give_back();
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */
@@ -529,6 +534,7 @@ static void give_tail(struct store *store)
     for (uint32_t i = 0; i < store->tail_count; i++)
         applying->batches[i] = bytes_of(store->tail[i].bytes->data, store->tail[i].bytes->size);
     store->applying_count = store->tail_count;
+    store->untidy |= store->tail_bytes >= TIDY_BYTES;
     store->tail_since_ms = 0;
 }
 
@@ -539,10 +545,13 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
     const bool slot = (!store->disk_full || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
 
     assert(!worker_busy(&store->applier));
-    if (!due && !sweep_s && !slot)
+    applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store->in_flight;
+    if (!due && !sweep_s && !slot && !applying->tidy)
         return store->tail_count ? store->tail_since_ms + APPLY_MS : UINT64_MAX;
     if (slot)
         store->slot_again_ms = boot_ms + SLOT_AGAIN_MS;
+    if (applying->tidy)
+        store->untidy = false;
     store->applying_count = 0;
     if (due)
         give_tail(store);

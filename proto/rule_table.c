@@ -22,8 +22,10 @@
     {.name = (field), .least = IDEM_ATTEMPT_ID_BYTES, .most = IDEM_ATTEMPT_ID_BYTES, \
      .or_none = true}
 
-#define TABLE(table, message, rows) \
-    static const struct rule_message table = {&idem__v1__##message##__descriptor, rows}
+#define COUNT(rows) (sizeof(rows) / sizeof((rows)[0]))
+#define TABLE(table, message, rows, required) \
+    static const struct rule_message table = { \
+        &idem__v1__##message##__descriptor, rows, COUNT(rows), required, COUNT(rows), 0}
 
 /* ---- What calls share ---- */
 
@@ -32,13 +34,13 @@ static const struct rule operation_id_rules[] = {
     BYTES("caller", 0, IDEM_CALLER_BYTES_MAX),
     NEEDED("key", 1, IDEM_KEY_BYTES_MAX),
 };
-TABLE(operation_id, operation_id, operation_id_rules);
+TABLE(operation_id, operation_id, operation_id_rules, 2);
 
 static const struct rule attribute_rules[] = {
     {.name = "name", .most = RULE_ANY, .note = RULE_ATTRIBUTE_PART},
     {.name = "value", .most = RULE_ANY, .note = RULE_ATTRIBUTE_PART},
 };
-TABLE(attribute, attribute, attribute_rules);
+TABLE(attribute, attribute, attribute_rules, 0);
 
 #define OUTCOME_RULES(kind_least, kind_required) { \
     {.name = "kind", .least = (kind_least), .most = IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_FAILED, \
@@ -52,17 +54,17 @@ TABLE(attribute, attribute, attribute_rules);
 }
 static const struct rule completed_rules[] =
     OUTCOME_RULES(IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_SUCCEEDED, true);
-TABLE(completed, outcome, completed_rules);
+TABLE(completed, outcome, completed_rules, 1);
 /* Whether it must have its kind depends on the verdict: the scan looks at both at its end. */
 static const struct rule resolved_rules[] =
     OUTCOME_RULES(IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_UNSPECIFIED, false);
-TABLE(resolved, outcome, resolved_rules);
+TABLE(resolved, outcome, resolved_rules, 0);
 
 static const struct rule saved_rules[] = {
     NEEDED("name", 1, IDEM_CHECKPOINT_NAME_BYTES_MAX),
     BYTES("data", 0, IDEM_CHECKPOINT_BYTES_MAX),
 };
-TABLE(saved, checkpoint, saved_rules);
+TABLE(saved, checkpoint, saved_rules, 1);
 
 /* ---- Calls ---- */
 
@@ -72,7 +74,7 @@ static const struct rule hello_rules[] = {
     NUMBER("replaces", 0, RULE_ANY),
     BYTES("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
 };
-TABLE(hello, hello_request, hello_rules);
+TABLE(hello, hello_request, hello_rules, 0);
 
 static const struct rule begin_rules[] = {
     MESSAGE("op", operation_id),
@@ -91,7 +93,7 @@ static const struct rule begin_rules[] = {
     {.name = "other_fingerprints", .most = IDEM_FINGERPRINT_BYTES_MAX,
      .times_max = IDEM_OTHER_FINGERPRINTS_MAX},
 };
-TABLE(begin, begin_request, begin_rules);
+TABLE(begin, begin_request, begin_rules, 1);
 
 static const struct rule complete_rules[] = {
     MESSAGE("op", operation_id),
@@ -100,21 +102,21 @@ static const struct rule complete_rules[] = {
     NUMBER("keep_ms", 0, RULE_ANY),
     NUMBER("keep_body_ms", 0, RULE_ANY),
 };
-TABLE(complete, complete_request, complete_rules);
+TABLE(complete, complete_request, complete_rules, 3);
 
 static const struct rule release_rules[] = {
     MESSAGE("op", operation_id),
     NEEDED("fence", 1, IDEM_FENCE_MAX),
     NEEDED("effect", IDEM__V1__EFFECT__EFFECT_UNKNOWN, IDEM__V1__EFFECT__EFFECT_NONE),
 };
-TABLE(release, release_request, release_rules);
+TABLE(release, release_request, release_rules, 3);
 
 static const struct rule renew_rules[] = {
     MESSAGE("op", operation_id),
     NEEDED("fence", 1, IDEM_FENCE_MAX),
     LEASE("lease_ms"),
 };
-TABLE(renew, renew_request, renew_rules);
+TABLE(renew, renew_request, renew_rules, 2);
 
 static const struct rule checkpoint_rules[] = {
     MESSAGE("op", operation_id),
@@ -122,13 +124,13 @@ static const struct rule checkpoint_rules[] = {
     MESSAGE("checkpoint", saved),
     LEASE("lease_ms"),
 };
-TABLE(checkpoint, checkpoint_request, checkpoint_rules);
+TABLE(checkpoint, checkpoint_request, checkpoint_rules, 3);
 
 static const struct rule get_rules[] = {
     MESSAGE("op", operation_id),
     WAIT("wait_ms"),
 };
-TABLE(get, get_request, get_rules);
+TABLE(get, get_request, get_rules, 1);
 
 static const struct rule recover_rules[] = {
     NEEDED("namespace", 1, IDEM_NAMESPACE_BYTES_MAX),
@@ -140,7 +142,7 @@ static const struct rule recover_rules[] = {
     ATTEMPT("attempt_id"),
     FLAG("bind_to_connection"),
 };
-TABLE(recover, recover_request, recover_rules);
+TABLE(recover, recover_request, recover_rules, 1);
 
 static const struct rule resolve_rules[] = {
     MESSAGE("op", operation_id),
@@ -150,14 +152,14 @@ static const struct rule resolve_rules[] = {
     {.name = "outcome", .note = RULE_OUTCOME, .message = &resolved},
     BYTES("reason", 0, IDEM_REASON_BYTES_MAX),
 };
-TABLE(resolve, resolve_request, resolve_rules);
+TABLE(resolve, resolve_request, resolve_rules, 3);
 
 static const struct rule forget_rules[] = {
     MESSAGE("op", operation_id),
     NEEDED("revision", 1, IDEM_FENCE_MAX),
     BYTES("reason", 0, IDEM_REASON_BYTES_MAX),
 };
-TABLE(forget, forget_request, forget_rules);
+TABLE(forget, forget_request, forget_rules, 2);
 
 static const struct rule list_rules[] = {
     BYTES("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
@@ -165,17 +167,17 @@ static const struct rule list_rules[] = {
     NUMBER("limit", 0, IDEM_LIST_MAX),
     BYTES("cursor", 0, IDEM_CURSOR_BYTES_MAX),
 };
-TABLE(list, list_request, list_rules);
+TABLE(list, list_request, list_rules, 0);
 
 static const struct rule stats_rules[] = {
     BYTES("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
 };
-TABLE(stats, stats_request, stats_rules);
+TABLE(stats, stats_request, stats_rules, 0);
 
 static const struct rule cancel_rules[] = {
     NEEDED("id", 1, RULE_ANY),
 };
-TABLE(cancel, cancel_request, cancel_rules);
+TABLE(cancel, cancel_request, cancel_rules, 1);
 
 /* ---- Request ---- */
 
@@ -197,7 +199,10 @@ static const struct rule request_rules[] = {
     CALL("stats", stats),
     CALL("cancel", cancel),
 };
-const struct rule_message rule_table_request = {&idem__v1__request__descriptor, request_rules};
+/* After its own three fields, the calls. */
+const struct rule_message rule_table_request = {
+    &idem__v1__request__descriptor, request_rules, COUNT(request_rules), 0, 3, 6,
+};
 
-_Static_assert(sizeof(request_rules) / sizeof(request_rules[0]) <= RULE_FIELDS_MAX, "they fit");
-_Static_assert(sizeof(begin_rules) / sizeof(begin_rules[0]) <= RULE_FIELDS_MAX, "they fit");
+_Static_assert(COUNT(request_rules) <= RULE_FIELDS_MAX, "they fit");
+_Static_assert(COUNT(begin_rules) <= RULE_FIELDS_MAX, "they fit");

@@ -8,6 +8,7 @@
 #ifndef IDEM_PROTO_RULE_TABLE_H
 #define IDEM_PROTO_RULE_TABLE_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -47,8 +48,28 @@ struct rule {
 
 struct rule_message {
     const ProtobufCMessageDescriptor *descriptor;
-    const struct rule *rules; /* descriptor->n_fields of them */
+    const struct rule *rules; /* fields of them */
+    uint8_t fields;           /* descriptor->n_fields */
+    uint8_t required;         /* how many of them say so */
+    uint8_t dense, skipped;   /* their numbers: 1 .. dense, and on from dense + skipped + 1 without a gap */
 };
+
+/* Where the field of this number stands in rules and in descriptor->fields; `fields` where it is unknown. number >= 1.
+ * It comes from the number alone, with no search. */
+static inline uint32_t rule_index(const struct rule_message *message, uint32_t number)
+{
+    uint32_t index = number - 1;
+
+    if (index >= message->dense) {
+        if (index < (uint32_t)message->dense + message->skipped)
+            return message->fields;
+        index -= message->skipped;
+    }
+    if (index >= message->fields)
+        return message->fields;
+    assert(message->descriptor->fields[index].id == number);
+    return index;
+}
 
 extern const struct rule_message rule_table_request;
 

@@ -27,11 +27,11 @@ enum {
     OUTCOME_FILLER = 15,    /* no field of Outcome */
 };
 
-/* Where the walk stands: a field, and what it lies in, up to Request, which has no rule. */
+/* Where the walk stands: a message, and what it lies in, up to Request, which has no rule. Of a field that is no
+ * message it is made when that is blamed. */
 struct place {
     const struct place *above;
     const struct rule *rule;
-    ProtobufCType type;
 };
 
 struct walk {
@@ -45,7 +45,7 @@ struct walk {
     uint64_t kind;           /* of the outcome */
     const uint8_t *outcome;  /* its bytes; NULL: none */
     size_t outcome_bytes;
-    XXH3_state_t attributes; /* their digest, begun with the outcome */
+    XXH3_state_t *attributes; /* their digest, begun with the first */
 };
 
 /* ---- Strings ---- */
@@ -68,6 +68,38 @@ static size_t character_bytes(const uint8_t *text, size_t size)
         if ((text[i] & 0xc0) != 0x80)
             return 0;
     return bytes;
+}
+
+#define EACH_BYTE(byte) (UINT64_MAX / 0xff * (byte))
+
+/* Is none of the eight bytes 0 or beyond ASCII? What is subtracted borrows from no byte below the lowest that is 0. */
+static bool word_is_plain(uint64_t word)
+{
+    return ((word | (word - EACH_BYTE(0x01))) & EACH_BYTE(0x80)) == 0;
+}
+
+static uint64_t load_word(const uint8_t *text)
+{
+    uint64_t word;
+
+    memcpy(&word, text, sizeof(word));
+    return word;
+}
+
+/* ASCII without U+0000, as nearly every text is: eight bytes at a time, the last eight over some that were looked at.
+ */
+static bool is_plain(const uint8_t *text, size_t size)
+{
+    if (size < sizeof(uint64_t)) {
+        for (size_t i = 0; i < size; i++)
+            if (text[i] == 0 || text[i] >= 0x80)
+                return false;
+        return true;
+    }
+    for (size_t at = 0; at + sizeof(uint64_t) < size; at += sizeof(uint64_t))
+        if (!word_is_plain(load_word(text + at)))
+            return false;
+    return word_is_plain(load_word(text + size - sizeof(uint64_t)));
 }
 
 static bool is_utf8(const uint8_t *text, size_t size)
@@ -100,8 +132,8 @@ static size_t put_path(const struct place *place, char *out, size_t room)
 }
 
 /* Notes the first field that is against its rule; the format goes on after the field's path. */
-__attribute__((format(printf, 3, 4))) static void blame(struct walk *walk, const struct place *place,
-                                                        const char *format, ...)
+__attribute__((cold, format(printf, 3, 4))) static void blame(struct walk *walk, const struct place *place,
+                                                              const char *format, ...)
 {
     struct scan_result *result = walk->result;
     va_list arguments;
@@ -123,27 +155,40 @@ __attribute__((format(printf, 3, 4))) static void blame(struct walk *walk, const
 static void blame_top(struct walk *walk, const char *field, const char *what)
 {
     const struct rule rule = {.name = field};
-    const struct place request = {NULL, NULL, PROTOBUF_C_TYPE_MESSAGE};
-    const struct place place = {&request, &rule, PROTOBUF_C_TYPE_MESSAGE};
+    const struct place request = {NULL, NULL};
+    const struct place place = {&request, &rule};
 
     blame(walk, &place, "%s", what);
 }
 
 /* ---- Rules ---- */
 
-/* Holds a number, or the length of what has one, against the field's range. */
-static void check_range(struct walk *walk, const struct place *place, uint64_t value, bool is_length)
+static uint64_t least_of(const struct walk *walk, const struct rule *rule)
+{
+    return rule->note == RULE_KEEP ? walk->limits->keep_ms_min : rule->least;
+}
+
+static uint64_t most_of(const struct walk *walk, const struct rule *rule)
+{
+    return rule->note == RULE_KEEP ? walk->limits->keep_ms_max : rule->most;
+}
+
+/* Is a number, or the length of what has one, in the field's range? */
+static bool is_in_range(const struct walk *walk, const struct rule *rule, uint64_t value)
+{
+    return (value >= least_of(walk, rule) && value <= most_of(walk, rule)) || (value == 0 && rule->or_none);
+}
+
+__attribute__((cold)) static void blame_range(struct walk *walk, const struct place *place, uint64_t value,
+                                              bool is_length)
 {
     const struct rule *rule = place->rule;
-    uint64_t least = rule->note == RULE_KEEP ? walk->limits->keep_ms_min : rule->least;
-    uint64_t most = rule->note == RULE_KEEP ? walk->limits->keep_ms_max : rule->most;
+    const uint64_t least = least_of(walk, rule), most = most_of(walk, rule);
     const char *verb = is_length ? "has" : "is";
     const char *unit = is_length ? " bytes" : "";
     const char *none = rule->or_none ? "0 or " : "";
 
     assert(least <= most);
-    if ((value >= least && value <= most) || (value == 0 && rule->or_none))
-        return;
     if (least == most)
         blame(walk, place, "%s %" PRIu64 "%s; it takes %s%" PRIu64, verb, value, unit, none, most);
     else
@@ -151,63 +196,83 @@ static void check_range(struct walk *walk, const struct place *place, uint64_t v
               most);
 }
 
-static void check_string(struct walk *walk, const struct place *place, const uint8_t *text, size_t size)
+__attribute__((cold)) static void blame_string(struct walk *walk, const struct place *place, const uint8_t *text,
+                                               size_t size)
 {
-    if (walk->invalid) /* nobody would hear of it */
-        return;
     if (memchr(text, 0, size) != NULL)
         blame(walk, place, "holds U+0000");
-    else if (!is_utf8(text, size))
+    else
         blame(walk, place, "is not UTF-8");
 }
 
-static void check_value(struct walk *walk, const struct place *place, const struct wire_field *field)
+static bool is_text(const uint8_t *text, size_t size)
 {
-    bool is_length = field->type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
-    bool is_short = place->type == PROTOBUF_C_TYPE_UINT32 || place->type == PROTOBUF_C_TYPE_SINT32;
+    return is_plain(text, size) || (memchr(text, 0, size) == NULL && is_utf8(text, size));
+}
 
-    if (is_short && field->value > UINT32_MAX) /* protobuf-c would cut it */
-        blame(walk, place, "does not fit its 32 bits");
-    check_range(walk, place, field->value, is_length);
-    if (place->type == PROTOBUF_C_TYPE_STRING)
-        check_string(walk, place, field->bytes, (size_t)field->value);
+static bool is_short(ProtobufCType type)
+{
+    return type == PROTOBUF_C_TYPE_UINT32 || type == PROTOBUF_C_TYPE_SINT32;
+}
+
+/* A field that is no message, in the one at `above`. */
+static void check_value(struct walk *walk, const struct place *above, const struct rule *rule, ProtobufCType type,
+                        const struct wire_field *field)
+{
+    const struct place place = {above, rule};
+
+    if (is_short(type) && field->value > UINT32_MAX) /* protobuf-c would cut it */
+        blame(walk, &place, "does not fit its 32 bits");
+    if (!is_in_range(walk, rule, field->value))
+        blame_range(walk, &place, field->value, field->type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED);
+    if (type != PROTOBUF_C_TYPE_STRING || walk->invalid) /* nobody would hear of it */
+        return;
+    if (!is_text(field->bytes, (size_t)field->value))
+        blame_string(walk, &place, field->bytes, (size_t)field->value);
+}
+
+__attribute__((cold)) static void blame_times(struct walk *walk, const struct place *place, uint32_t times)
+{
+    const struct rule *rule = place->rule;
+
+    if (rule->times_max == 0)
+        blame(walk, place, "stands twice; it may stand once");
+    else
+        blame(walk, place, "stands %" PRIu32 " times; it may stand %" PRIu32 " times", times, rule->times_max);
 }
 
 /* `times`: how often the field has stood in its message by now. */
-static void check_times(struct walk *walk, const struct place *place, uint32_t times)
+static void check_times(struct walk *walk, const struct place *above, const struct rule *rule, uint32_t times)
 {
-    const struct rule *rule = place->rule;
+    const struct place place = {above, rule};
 
     if (rule->note == RULE_CALL) {
         if (walk->result->call != 0)
             blame_top(walk, "call", "stands twice; it may stand once");
-    } else if (rule->times_max == 0) {
-        if (times > 1)
-            blame(walk, place, "stands twice; it may stand once");
-    } else if (times > rule->times_max) {
-        blame(walk, place, "stands %" PRIu32 " times; it may stand %" PRIu32 " times", times, rule->times_max);
+    } else if (times > 1 && times > rule->times_max) {
+        blame_times(walk, &place, times);
     }
 }
 
-static void blame_missing(struct walk *walk, const struct place *place)
+static void blame_missing(struct walk *walk, const struct place *place, ProtobufCType type)
 {
-    bool is_text = place->type == PROTOBUF_C_TYPE_STRING || place->type == PROTOBUF_C_TYPE_BYTES;
+    bool has_length = type == PROTOBUF_C_TYPE_STRING || type == PROTOBUF_C_TYPE_BYTES;
 
     if (place->rule->message != NULL)
         blame(walk, place, "is missing");
     else
         blame(walk, place, "is missing; it takes %" PRIu64 " to %" PRIu64 "%s", place->rule->least, place->rule->most,
-              is_text ? " bytes" : "");
+              has_length ? " bytes" : "");
 }
 
-static void check_required(struct walk *walk, const struct place *place, const struct rule_message *message,
-                           const uint32_t *times)
+__attribute__((cold)) static void blame_required(struct walk *walk, const struct place *above,
+                                                 const struct rule_message *message, const uint32_t *times)
 {
-    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
-        const struct place inner = {place, &message->rules[i], message->descriptor->fields[i].type};
+    for (unsigned i = 0; i < message->fields; i++) {
+        const struct place place = {above, &message->rules[i]};
 
-        if (inner.rule->required && times[i] == 0)
-            blame_missing(walk, &inner);
+        if (place.rule->required && times[i] == 0)
+            blame_missing(walk, &place, message->descriptor->fields[i].type);
     }
 }
 
@@ -218,8 +283,10 @@ static void add_attribute(struct walk *walk, const struct wire_field *field)
 
     for (size_t i = 0; i < sizeof(length); i++)
         length[i] = (uint8_t)(field->value >> (8 * i));
-    XXH3_64bits_update(&walk->attributes, length, sizeof(length));
-    XXH3_64bits_update(&walk->attributes, field->bytes, (size_t)field->value);
+    if (walk->result->attributes_count == 0)
+        XXH3_64bits_reset(walk->attributes);
+    XXH3_64bits_update(walk->attributes, length, sizeof(length));
+    XXH3_64bits_update(walk->attributes, field->bytes, (size_t)field->value);
     walk->result->attributes_count++;
 }
 
@@ -227,7 +294,6 @@ static void begin_outcome(struct walk *walk, const struct wire_field *field)
 {
     walk->outcome = field->bytes;
     walk->outcome_bytes = (size_t)field->value;
-    XXH3_64bits_reset(&walk->attributes);
 }
 
 static void take_note(struct walk *walk, const struct rule *rule, const struct wire_field *field)
@@ -266,15 +332,17 @@ static void take_note(struct walk *walk, const struct rule *rule, const struct w
 static bool walk_message(struct walk *walk, const struct place *place, const struct rule_message *message,
                          const uint8_t *data, size_t size);
 
-static bool walk_field(struct walk *walk, const struct place *place, const struct wire_field *field, uint32_t times)
+static bool walk_field(struct walk *walk, const struct place *above, const struct rule *rule, ProtobufCType type,
+                       const struct wire_field *field)
 {
-    const struct rule *rule = place->rule;
+    if (rule->note != RULE_PLAIN)
+        take_note(walk, rule, field);
+    if (rule->message != NULL) {
+        const struct place place = {above, rule};
 
-    check_times(walk, place, times);
-    take_note(walk, rule, field);
-    if (rule->message != NULL)
-        return walk_message(walk, place, rule->message, field->bytes, (size_t)field->value);
-    check_value(walk, place, field);
+        return walk_message(walk, &place, rule->message, field->bytes, (size_t)field->value);
+    }
+    check_value(walk, above, rule, type, field);
     return true;
 }
 
@@ -286,43 +354,42 @@ static void step_over(struct walk *walk, const struct place *place, const struct
         blame(walk, place, "holds more than %d unknown fields", IDEM_UNKNOWN_FIELDS_MAX);
 }
 
-/* A field as it stands on the wire; its descriptor, or NULL where it is unknown. False where these are no bytes of such
- * a message: no protobuf, or a known field written as another type. */
-static bool read_known(const struct rule_message *message, const uint8_t *data, size_t size, struct wire_field *field,
-                       const ProtobufCFieldDescriptor **known)
+static bool is_broken_at(struct walk *walk, const uint8_t *at)
 {
-    if (!wire_read(data, size, field))
-        return false;
-    *known = protobuf_c_message_descriptor_get_field(message->descriptor, field->number);
-    return *known == NULL || field->type == wire_type_of((*known)->type);
+    walk->broken_at = (size_t)(at - walk->start);
+    return false;
 }
 
-/* False where the bytes are no such message; walk->broken_at then says where. */
+/* False where the bytes are no such message: no protobuf, or a known field written as another type. walk->broken_at
+ * then says where. */
 static bool walk_message(struct walk *walk, const struct place *place, const struct rule_message *message,
                          const uint8_t *data, size_t size)
 {
-    const ProtobufCFieldDescriptor *known;
     uint32_t times[RULE_FIELDS_MAX] = {0};
-    uint32_t unknown = 0;
+    uint32_t unknown = 0, required = 0;
     struct wire_field field;
 
-    assert(message->descriptor->n_fields <= RULE_FIELDS_MAX);
+    assert(message->fields <= RULE_FIELDS_MAX);
     for (size_t at = 0; at < size; at += field.size) {
-        if (!read_known(message, data + at, size - at, &field, &known)) {
-            walk->broken_at = (size_t)(data + at - walk->start);
-            return false;
-        }
-        if (known == NULL) {
+        if (!wire_read(data + at, size - at, &field))
+            return is_broken_at(walk, data + at);
+        assert(field.size <= size - at);
+        const uint32_t index = rule_index(message, field.number);
+        if (index == message->fields) {
             step_over(walk, place, &field, ++unknown);
-        } else {
-            size_t index = (size_t)(known - message->descriptor->fields);
-            const struct place inner = {place, &message->rules[index], known->type};
-
-            if (!walk_field(walk, &inner, &field, ++times[index]))
-                return false;
+            continue;
         }
+        const struct rule *rule = &message->rules[index];
+        const ProtobufCType type = message->descriptor->fields[index].type;
+        if (field.type != wire_type_of(type))
+            return is_broken_at(walk, data + at);
+        required += rule->required && times[index] == 0;
+        check_times(walk, place, rule, ++times[index]);
+        if (!walk_field(walk, place, rule, type, &field))
+            return false;
     }
-    check_required(walk, place, message, times);
+    if (required != message->required)
+        blame_required(walk, place, message, times);
     return true;
 }
 
@@ -395,20 +462,33 @@ static void finish_outcome(struct walk *walk, uint8_t *data)
 {
     struct scan_result *result = walk->result;
 
-    result->attributes_digest = XXH3_64bits_digest(&walk->attributes);
+    result->attributes_digest =
+        result->attributes_count > 0 ? XXH3_64bits_digest(walk->attributes) : XXH3_64bits("", 0);
     if (result->attributes_count <= IDEM_ATTRIBUTES_MAX && result->attributes_bytes <= IDEM_ATTRIBUTES_BYTES_MAX)
         return;
     take_out_attributes(data + (walk->outcome - walk->start), walk->outcome_bytes);
     result->attributes_dropped = true;
 }
 
+/* Of the two strings, which are long, only the first byte. */
+static void begin_result(struct scan_result *result)
+{
+    result->id = 0;
+    result->call = 0;
+    result->field[0] = result->message[0] = '\0';
+    result->attributes_digest = 0;
+    result->attributes_count = result->attributes_bytes = 0;
+    result->attributes_dropped = false;
+}
+
 enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_limits *limits, struct scan_result *result)
 {
-    const struct place request = {NULL, NULL, PROTOBUF_C_TYPE_MESSAGE};
-    struct walk walk = {.start = data, .limits = limits, .result = result};
+    const struct place request = {NULL, NULL};
+    XXH3_state_t attributes;
+    struct walk walk = {.start = data, .limits = limits, .result = result, .attributes = &attributes};
 
     assert(size <= INT32_MAX && limits->keep_ms_min <= limits->keep_ms_max);
-    memset(result, 0, sizeof(*result));
+    begin_result(result);
     if (!walk_message(&walk, &request, &rule_table_request, data, size))
         return is_broken(&walk);
     if (result->id == 0)

@@ -1,100 +1,8 @@
-/* Fields on the wire, as protobuf's encoding guide has them: a tag, then a varint, 4 or 8 bytes, or a length and so
- * many bytes. Groups are long gone from the language and are refused. Narrower than the guide where protobuf-c is:
- * a tag or a length takes at most five bytes, so that what is read here is read there. */
+/* The one field that is written here: what takes the place of others. */
 #include "proto/wire.h"
 
 #include <assert.h>
 #include <string.h>
-
-#include "proto/frame.h"
-
-enum {
-    TAG_BYTES_MAX = 5,
-    LENGTH_BYTES_MAX = 5,
-    NUMBER_MAX = (1 << 29) - 1,
-};
-
-/* The readers return how many bytes they took, 0 where there is no such thing. */
-static size_t read_tag(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    uint64_t tag = 0;
-    size_t taken = frame_get_varint(data, size, &tag);
-
-    if (taken == 0 || taken > TAG_BYTES_MAX || tag >> 3 == 0 || tag >> 3 > NUMBER_MAX)
-        return 0;
-    field->number = (uint32_t)(tag >> 3);
-    field->type = (ProtobufCWireType)(tag & 7);
-    return taken;
-}
-
-static size_t read_fixed(const uint8_t *data, size_t size, size_t width, uint64_t *value)
-{
-    if (size < width)
-        return 0;
-    *value = 0;
-    for (size_t i = 0; i < width; i++)
-        *value |= (uint64_t)data[i] << (8 * i);
-    return width;
-}
-
-static size_t read_bytes(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    size_t taken = frame_get_varint(data, size, &field->value);
-
-    if (taken == 0 || taken > LENGTH_BYTES_MAX || field->value > size - taken)
-        return 0;
-    field->bytes = data + taken;
-    return taken + (size_t)field->value;
-}
-
-static size_t read_value(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    switch ((int)field->type) {
-    case PROTOBUF_C_WIRE_TYPE_VARINT:
-        return frame_get_varint(data, size, &field->value);
-    case PROTOBUF_C_WIRE_TYPE_64BIT:
-        return read_fixed(data, size, 8, &field->value);
-    case PROTOBUF_C_WIRE_TYPE_32BIT:
-        return read_fixed(data, size, 4, &field->value);
-    case PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED:
-        return read_bytes(data, size, field);
-    default: /* groups, and two that mean nothing */
-        return 0;
-    }
-}
-
-bool wire_read(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    size_t tag_bytes = read_tag(data, size, field);
-    size_t value_bytes;
-
-    if (tag_bytes == 0)
-        return false;
-    value_bytes = read_value(data + tag_bytes, size - tag_bytes, field);
-    field->size = tag_bytes + value_bytes;
-    assert(field->size <= size);
-    return value_bytes > 0;
-}
-
-ProtobufCWireType wire_type_of(ProtobufCType declared)
-{
-    switch (declared) {
-    case PROTOBUF_C_TYPE_STRING:
-    case PROTOBUF_C_TYPE_BYTES:
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
-    case PROTOBUF_C_TYPE_FIXED64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_DOUBLE:
-        return PROTOBUF_C_WIRE_TYPE_64BIT;
-    case PROTOBUF_C_TYPE_FIXED32:
-    case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return PROTOBUF_C_WIRE_TYPE_32BIT;
-    default:
-        return PROTOBUF_C_WIRE_TYPE_VARINT;
-    }
-}
 
 void wire_put_filler(uint8_t *out, size_t size, uint32_t number)
 {
@@ -104,8 +12,8 @@ void wire_put_filler(uint8_t *out, size_t size, uint32_t number)
     assert(number >= 1 && number <= 15);
     memset(out, 0, size);
     out[0] = (uint8_t)(number << 3 | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED);
-    for (size_t i = 1; i <= LENGTH_BYTES_MAX; i++) {
-        out[i] = (uint8_t)(length & 0x7f) | (i < LENGTH_BYTES_MAX ? 0x80 : 0);
+    for (size_t i = 1; i <= WIRE_LENGTH_BYTES_MAX; i++) {
+        out[i] = (uint8_t)(length & 0x7f) | (i < WIRE_LENGTH_BYTES_MAX ? 0x80 : 0);
         length >>= 7;
     }
     assert(length == 0);

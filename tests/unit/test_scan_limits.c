@@ -371,15 +371,31 @@ static void every_field_is_tested(void **state)
     wire_each_field(is_in_the_table);
 }
 
+/* Each number up to well beyond the last is found where the descriptor has it, or is unknown to both. */
+static void check_numbers(const struct rule_message *message)
+{
+    for (uint32_t number = 1; number < 300; number++) {
+        const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(message->descriptor, number);
+
+        assert_int_equal(rule_index(message, number),
+                         field != NULL ? (size_t)(field - message->descriptor->fields) : message->fields);
+    }
+    assert_int_equal(rule_index(message, (1 << 29) - 1), message->fields);
+}
+
 static void check_rules(const struct rule_message *message)
 {
     const ProtobufCMessageDescriptor *descriptor = message->descriptor;
+    unsigned required = 0;
 
     assert_true(descriptor->n_fields <= RULE_FIELDS_MAX);
+    assert_int_equal(message->fields, descriptor->n_fields);
+    check_numbers(message);
     for (unsigned i = 0; i < descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
         const struct rule *rule = &message->rules[i];
 
+        required += rule->required;
         assert_string_equal(rule->name, field->name);
         assert_int_equal(rule->message != NULL, field->type == PROTOBUF_C_TYPE_MESSAGE);
         assert_int_equal(rule->times_max > 0, field->label == PROTOBUF_C_LABEL_REPEATED);
@@ -391,6 +407,7 @@ static void check_rules(const struct rule_message *message)
         assert_ptr_equal(rule->message->descriptor, field->descriptor);
         check_rules(rule->message);
     }
+    assert_int_equal(message->required, required);
 }
 
 static void rules_are_those_of_the_descriptors(void **state)

@@ -1,0 +1,18 @@
+/* The calls that are nearly all of the traffic (Begin, Complete, Renew, Get), from a scanned message straight to a
+ * struct call, with nothing unpacked or copied in between. It gives what request.h gives of the same bytes. */
+#ifndef IDEMD_REQUEST_WIRE_H
+#define IDEMD_REQUEST_WIRE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/arena.h"
+#include "daemon/rules.h"
+#include "proto/scan.h"
+
+/* Makes a call of data[0 .. size), which scan_request passed with *scan, and tells Request.timeout_ms. Views point into
+ * data and the arena. `policy` is the namespace's. False: it is another call. */
+bool request_wire_read(struct arena *arena, const uint8_t *data, uint32_t size, const struct scan_result *scan,
+                       const struct policy *policy, struct call *call, uint32_t *timeout_ms);
+
+#endif

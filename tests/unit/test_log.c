@@ -1,0 +1,959 @@
+/* The commit log on a disk in memory: slots and segments, and what recovery says of a log that was damaged. */
+#include "daemon/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "daemon/memory.h"
+#include "tests/model/made_batch.h"
+#include "tests/model/sim_disk.h"
+
+#define MIB (UINT64_C(1) << 20)
+
+enum { MADE_MAX = 256, PAGE = BATCH_ALIGN_BYTES };
+
+struct world {
+    struct log *log;
+    uint8_t secret[RECORD_SECRET_BYTES];
+    uint64_t applied; /* what the tables know */
+    uint32_t slots;
+    struct made made[MADE_MAX]; /* what was appended */
+    uint32_t count;
+    uint64_t salt;
+};
+
+static int set_up(void **state)
+{
+    struct world *world = mem_zero(1, sizeof *world);
+
+    sim_disk_reset(7);
+    for (unsigned i = 0; i < sizeof world->secret; i++)
+        world->secret[i] = (uint8_t)(i * 91 + 3);
+    world->slots = 1;
+    *state = world;
+    return log_make(&sim_disk, "dir");
+}
+
+static int tear_down(void **state)
+{
+    struct world *world = *state;
+
+    log_close(world->log);
+    mem_free(world);
+    return sim_disk_end() == 0 ? 0 : -1;
+}
+
+static struct log *try_open(struct world *world, bool accept_loss, struct store_error *error)
+{
+    const struct log_options options = {.disk = &sim_disk,
+                                        .directory = "dir",
+                                        .secret = world->secret,
+                                        .applied = world->applied,
+                                        .slots = world->slots,
+                                        .accept_loss = accept_loss};
+
+    *error = (struct store_error){0};
+    return log_open(&options, error);
+}
+
+static void reopen(struct world *world)
+{
+    struct store_error error;
+
+    log_close(world->log);
+    world->log = try_open(world, false, &error);
+    if (!world->log)
+        fail_msg("%s", error.message);
+}
+
+/* Opens, finds nothing that is not applied, and goes on. */
+static void start(struct world *world)
+{
+    reopen(world);
+    assert_int_equal(log_found(world->log), 0);
+    assert_int_equal(log_start(world->log), 0);
+}
+
+static struct made next_made(struct world *world, uint32_t changes, uint64_t bytes)
+{
+    const uint64_t first = world->count ? made_last(&world->made[world->count - 1]) + 1 : world->applied + 1;
+    const struct made made = {first, changes, (uint32_t)bytes, ++world->salt};
+
+    assert_true(world->count < MADE_MAX);
+    world->made[world->count++] = made;
+    return made;
+}
+
+static uint64_t newest(const struct world *world)
+{
+    return world->count ? made_last(&world->made[world->count - 1]) : world->applied;
+}
+
+/* Appends a batch and returns where it says that it lies. */
+static struct batch_header append(struct world *world, uint32_t changes, uint64_t bytes)
+{
+    const struct made made = next_made(world, changes, bytes);
+    struct batch batch = make_made(&made);
+    struct batch_header header;
+
+    assert_true(log_has_room(world->log, batch.bytes->size));
+    assert_int_equal(log_append(world->log, batch.bytes->data), 0);
+    batch_read_header(batch.bytes->data, &header);
+    blob_release(batch.bytes);
+    return header;
+}
+
+/* Is the batch there where it says, whole? */
+static void assert_lies(struct world *world, const char *name, const struct batch_header *header)
+{
+    uint64_t bytes;
+    const uint8_t *data = sim_disk_data(name, &bytes);
+    struct batch_header found;
+
+    assert_non_null(data);
+    assert_true(header->offset % PAGE == 0 && header->offset + batch_padded_bytes(header->bytes) <= bytes);
+    assert_true(batch_good(data + header->offset, bytes - header->offset, world->secret));
+    batch_read_header(data + header->offset, &found);
+    assert_int_equal(found.segment, header->segment);
+    assert_int_equal(found.offset, header->offset);
+    assert_int_equal(found.first, header->first);
+}
+
+/* What was found is what was appended, from made[from] to before made[end]. */
+static void assert_found(const struct world *world, uint32_t from, uint32_t end)
+{
+    assert_int_equal(log_found(world->log), end - from);
+    for (uint32_t n = from; n < end; n++)
+        assert_true(is_made(log_batch(world->log, n - from), &world->made[n]));
+}
+
+static uint64_t file_bytes(const char *name)
+{
+    uint64_t bytes = 0;
+
+    assert_non_null(sim_disk_data(name, &bytes));
+    return bytes;
+}
+
+static void make_slot(struct world *world)
+{
+    assert_true(log_wants_slot(world->log));
+    assert_int_equal(log_prepare(world->log), 0);
+    world->slots = log_slots(world->log);
+    log_add_slot(world->log);
+}
+
+static void apply_to(struct world *world, uint64_t number)
+{
+    world->applied = number;
+    log_applied(world->log, number);
+}
+
+/* Fills the current slot: no page is left of `bytes`, of which `used` are. */
+static void fill_slot(struct world *world, uint64_t bytes, uint64_t used)
+{
+    while (used < bytes) {
+        const uint64_t part = bytes - used < MIB ? bytes - used : MIB;
+        append(world, 2, part);
+        used += part;
+    }
+}
+
+/* ---- The disk itself --------------------------------------------------------------------- */
+
+/* A power cut keeps what was flushed, and leaves all sorts of things of what was not. */
+static void the_disk(void **state)
+{
+    enum { BYTES = 16384 };
+    uint8_t *old = mem_alloc(BYTES), *new = mem_alloc(BYTES);
+    bool nothing = false, all = false, prefix = false, holes = false;
+
+    (void)state;
+    memset(old, 1, BYTES);
+    memset(new, 2, BYTES);
+    for (uint64_t seed = 0; seed < 300; seed++) {
+        int file;
+        uint64_t bytes;
+        sim_disk_reset(seed);
+        assert_int_equal(sim_disk.make("x/f", 4 * BYTES, &file), 0);
+        assert_int_equal(sim_disk.write(file, BYTES, old, BYTES), 0);
+        sim_disk_cut_power(SIM_WRITE, 1);
+        assert_int_equal(sim_disk.write(file, 2 * BYTES, new, BYTES), EIO);
+        assert_true(sim_disk_is_off());
+        assert_int_equal(sim_disk.write(file, 0, new, BYTES), EIO);
+        sim_disk.close(file);
+        sim_disk_power_on();
+        const uint8_t *data = sim_disk_data("f", &bytes);
+        assert_int_equal(bytes, 4 * BYTES);
+        assert_memory_equal(data + BYTES, old, BYTES);
+        uint32_t written = 0, length = 0;
+        for (uint32_t at = 0; at < BYTES; at++)
+            if (data[2 * BYTES + at])
+                written++, length = at + 1;
+        for (uint32_t at = 0; at < BYTES; at++)
+            assert_int_equal(data[at] + data[3 * BYTES + at], 0);
+        nothing |= written == 0;
+        all |= written == BYTES;
+        prefix |= written == length && length % 512;
+        holes |= written < length;
+    }
+    assert_true(nothing && all && prefix && holes);
+    sim_disk_reset(7);
+    sim_disk_fail(SIM_MAKE, 2, false, ENOSPC);
+    int file;
+    assert_int_equal(sim_disk.make("a", 1, &file), 0);
+    sim_disk.close(file);
+    assert_int_equal(sim_disk.make("b", 1, &file), ENOSPC);
+    assert_int_equal(sim_disk.open("b", &file), ENOENT);
+    assert_int_equal(sim_disk.make("a", 1, &file), EEXIST);
+    assert_int_equal(sim_disk_failed(), 1);
+    mem_free(old);
+    mem_free(new);
+}
+
+/* ---- Appending and recovery ----------------------------------------------------------------- */
+
+static void a_new_log(void **state)
+{
+    struct world *world = *state;
+    uint64_t bytes;
+    const uint8_t *data = sim_disk_data("log.0", &bytes);
+
+    assert_int_equal(bytes, MIB);
+    for (uint64_t at = 0; at < bytes; at += 997)
+        assert_int_equal(data[at], 0);
+    assert_int_equal(log_make(&sim_disk, "dir"), EEXIST);
+    assert_int_equal(sim_disk_open_files(), 0);
+    start(world);
+    assert_int_equal(log_slots(world->log), 1);
+    assert_int_equal(log_bytes(world->log), MIB);
+    assert_true(log_has_room(world->log, PAGE));
+    assert_true(log_has_room(world->log, MIB));
+    assert_false(log_wants_slot(world->log));
+}
+
+static void append_and_recover(void **state)
+{
+    struct world *world = *state;
+    struct batch_header header, before = {0};
+
+    start(world);
+    for (uint32_t i = 0; i < 40; i++) {
+        const uint64_t calls = sim_disk_calls(SIM_ALL);
+        header = append(world, 1 + i % 5, 200 + i * 331);
+        assert_int_equal(sim_disk_calls(SIM_ALL), calls + 1); /* one write, which flushes */
+        assert_int_equal(header.offset, i ? before.offset + batch_padded_bytes(before.bytes) : 0);
+        assert_int_equal(header.segment, i ? before.segment : header.segment);
+        assert_lies(world, "log.0", &header);
+        before = header;
+    }
+    for (uint32_t i = 0; i <= 40; i++) {
+        const uint64_t changes = sim_disk_calls(SIM_CHANGES);
+        world->applied = i ? made_last(&world->made[i - 1]) : 0;
+        reopen(world);
+        assert_found(world, i, 40);
+        assert_int_equal(sim_disk_calls(SIM_CHANGES), changes); /* recovery writes nothing */
+    }
+    /* It goes on in a segment of its own, with the next number. */
+    assert_int_equal(log_start(world->log), 0);
+    assert_true(append(world, 1, 300).segment > header.segment);
+    assert_true(append(world, 1, 300).segment > header.segment);
+    reopen(world);
+    assert_found(world, 40, 42);
+}
+
+/* What an older segment left in a slot is never taken for the current one's, whatever the tables say of it. */
+static void leftovers(void **state)
+{
+    struct world *world = *state;
+    uint64_t segment = 0;
+
+    start(world);
+    for (uint32_t round = 0; round < 12; round++) {
+        const uint32_t before = world->count;
+        for (uint32_t i = 0; i < 12 - round; i++) {
+            const struct batch_header header = append(world, 1 + i % 3, 200 + 2500 * (i % 4));
+            assert_true(i ? header.segment == segment : header.segment > segment);
+            assert_int_equal(header.offset == 0, i == 0);
+            segment = header.segment;
+        }
+        reopen(world);
+        assert_found(world, before, world->count);
+        reopen(world); /* and once more: nothing was done yet */
+        assert_found(world, before, world->count);
+        world->applied = newest(world);
+        assert_int_equal(log_start(world->log), 0);
+        /* The tables may know more than the log was told, never less. */
+        reopen(world);
+        assert_found(world, 0, 0);
+        assert_int_equal(log_start(world->log), 0);
+    }
+}
+
+/* A batch at another place than its own does not read as one that is to be applied. */
+static void moved(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    start(world);
+    for (int i = 0; i < 3; i++)
+        append(world, 1, 300);
+    uint64_t bytes;
+    const uint8_t *data = sim_disk_data("log.0", &bytes);
+    uint8_t *page = mem_alloc(PAGE), *file = mem_alloc(bytes);
+    memcpy(page, data + 2 * PAGE, PAGE);
+    memcpy(file, data, bytes);
+    memcpy(file + 5 * PAGE, page, PAGE); /* a copy elsewhere */
+    sim_disk_put("log.0", file, bytes);
+    reopen(world);
+    assert_found(world, 0, 3);
+    memcpy(file + PAGE, page, PAGE); /* and over the second */
+    sim_disk_put("log.0", file, bytes);
+    log_close(world->log);
+    world->log = NULL;
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+    mem_free(page);
+    mem_free(file);
+}
+
+/* Another store's log has no batch of ours. */
+static void another_secret(void **state)
+{
+    struct world *world = *state;
+
+    start(world);
+    append(world, 1, 300);
+    append(world, 1, 300);
+    world->secret[5] ^= 1;
+    world->secret[60] ^= 1;
+    world->secret[100] ^= 1;
+    world->secret[180] ^= 1;
+    reopen(world);
+    assert_found(world, 0, 0);
+}
+
+/* ---- Slots ------------------------------------------------------------------------------------ */
+
+static void slots_double(void **state)
+{
+    static const char *const names[] = {"log.0", "log.1", "log.2", "log.3", "log.4", "log.5", "log.6", "log.7"};
+    struct world *world = *state;
+    uint64_t expected = MIB, total = MIB;
+
+    start(world);
+    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
+        struct batch_header header = append(world, 1, 300);
+        assert_int_equal(header.offset, 0);
+        assert_lies(world, names[slot], &header);
+        assert_false(log_wants_slot(world->log)); /* hardly anything is in it */
+        fill_slot(world, expected, PAGE);
+        assert_int_equal(file_bytes(names[slot]), expected);
+        assert_int_equal(log_bytes(world->log), total);
+        assert_false(log_has_room(world->log, PAGE));
+        if (slot == LOG_SLOTS_MAX - 1)
+            break;
+        /* Prepared it is there, and counts once the tables know. */
+        assert_true(log_wants_slot(world->log));
+        assert_int_equal(log_prepare(world->log), 0);
+        assert_int_equal(log_slots(world->log), slot + 2);
+        assert_false(log_has_room(world->log, PAGE));
+        world->slots = log_slots(world->log);
+        log_add_slot(world->log);
+        assert_int_equal(log_slots(world->log), slot + 2);
+        assert_true(log_has_room(world->log, PAGE));
+        assert_false(log_wants_slot(world->log));
+        expected = expected * 2 < LOG_SLOT_BYTES_MAX ? expected * 2 : LOG_SLOT_BYTES_MAX;
+        total += expected;
+    }
+    assert_int_equal(total, 79 * MIB);
+    assert_false(log_wants_slot(world->log));
+    assert_int_equal(log_prepare(world->log), 0);
+    assert_int_equal(log_slots(world->log), LOG_SLOTS_MAX);
+    reopen(world);
+    assert_found(world, 0, world->count);
+}
+
+/* A prepared slot of which the tables did not learn is there at the next start. */
+static void prepared_and_forgotten(void **state)
+{
+    struct world *world = *state;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    assert_int_equal(log_prepare(world->log), 0);
+    reopen(world);
+    assert_int_equal(log_slots(world->log), 2);
+    assert_found(world, 0, world->count);
+    world->applied = newest(world);
+    world->slots = 2;
+    assert_int_equal(log_start(world->log), 0);
+    fill_slot(world, MIB, 0);
+    assert_true(log_has_room(world->log, PAGE));
+    const struct batch_header header = append(world, 1, 300);
+    assert_lies(world, "log.1", &header);
+}
+
+/* No slot, since the disk is full: the log goes on with what it has. */
+static void no_slot_to_have(void **state)
+{
+    struct world *world = *state;
+
+    start(world);
+    fill_slot(world, MIB / 2, 0);
+    sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
+    assert_true(log_wants_slot(world->log));
+    assert_int_equal(log_prepare(world->log), ENOSPC);
+    assert_int_equal(log_slots(world->log), 1);
+    log_add_slot(world->log);
+    assert_int_equal(log_slots(world->log), 1);
+    fill_slot(world, MIB, MIB / 2);
+    assert_false(log_has_room(world->log, PAGE));
+    assert_int_equal(log_prepare(world->log), ENOSPC);
+    apply_to(world, newest(world));
+    assert_true(log_has_room(world->log, PAGE));
+    sim_disk_fail(0, 0, false, 0);
+    append(world, 1, 300);
+    fill_slot(world, MIB, PAGE);
+    make_slot(world);
+    append(world, 1, 300);
+}
+
+/* Room is what is free, and a slot is free when all that is in it is applied. */
+static void used_again(void **state)
+{
+    struct world *world = *state;
+    uint64_t last_of[3];
+    struct batch_header header;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    last_of[0] = newest(world);
+    make_slot(world);
+    header = append(world, 3, 300);
+    assert_lies(world, "log.1", &header);
+    fill_slot(world, 2 * MIB, PAGE);
+    last_of[1] = newest(world);
+    make_slot(world);
+    append(world, 3, 300);
+    fill_slot(world, 4 * MIB, PAGE);
+    last_of[2] = newest(world);
+    assert_false(log_has_room(world->log, PAGE));
+
+    /* One change short of it nothing is free. */
+    apply_to(world, world->made[0].first);
+    assert_false(log_has_room(world->log, PAGE));
+    apply_to(world, last_of[0] - 1);
+    assert_false(log_has_room(world->log, PAGE));
+    apply_to(world, last_of[0]);
+    assert_true(log_has_room(world->log, PAGE));
+    assert_true(log_has_room(world->log, 8 * MIB)); /* an empty one grows */
+    const uint64_t segment = header.segment;
+    header = append(world, 1, 300);
+    assert_int_equal(header.offset, 0);
+    assert_true(header.segment > segment);
+    assert_lies(world, "log.0", &header);
+    uint32_t n = 0;
+    while (world->made[n].first <= world->applied)
+        n++;
+    fill_slot(world, MIB, PAGE);
+    assert_false(log_has_room(world->log, PAGE));
+    apply_to(world, last_of[1] - 1);
+    assert_false(log_has_room(world->log, PAGE));
+    apply_to(world, last_of[1]);
+    assert_true(log_has_room(world->log, PAGE));
+    header = append(world, 1, 300);
+    assert_lies(world, "log.1", &header);
+
+    /* With everything as of then, recovery has it all in order, though it lies in slots 2, 0 and 1. */
+    reopen(world);
+    while (world->made[n].first <= world->applied)
+        n++;
+    assert_found(world, n, world->count);
+    world->applied = last_of[0];
+    n = 0;
+    while (world->made[n].first <= world->applied)
+        n++;
+    log_close(world->log);
+    world->log = NULL;
+    /* Slot 1 was used again: the tables cannot know less than the log was told. That would be a gap. */
+    struct store_error error;
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+}
+
+/* Full and all applied: a log of one slot goes on in it. */
+static void one_slot_only(void **state)
+{
+    struct world *world = *state;
+    uint64_t segment = 0;
+
+    start(world);
+    for (int round = 0; round < 5; round++) {
+        const struct batch_header header = append(world, 1, 300);
+        assert_true(header.segment > segment);
+        assert_int_equal(header.offset, 0);
+        assert_lies(world, "log.0", &header);
+        segment = header.segment;
+        const uint32_t before = world->count;
+        fill_slot(world, MIB, PAGE);
+        assert_false(log_has_room(world->log, PAGE));
+        apply_to(world, newest(world) - 1);
+        assert_false(log_has_room(world->log, PAGE));
+        apply_to(world, newest(world));
+        assert_true(log_has_room(world->log, PAGE));
+        assert_int_equal(world->count, before + 1);
+    }
+}
+
+/* Larger than any slot: an empty one grows. A slot that grew over the maximum is cut back once that is applied. */
+static void larger_than_any_slot(void **state)
+{
+    struct world *world = *state;
+    struct batch_header header;
+
+    start(world);
+    header = append(world, 1, 3 * MIB);
+    assert_lies(world, "log.0", &header);
+    assert_int_equal(log_bytes(world->log), file_bytes("log.0"));
+    reopen(world);
+    assert_found(world, 0, 1);
+    world->applied = newest(world);
+    assert_int_equal(log_start(world->log), 0);
+
+    header = append(world, 5, LOG_SLOT_BYTES_MAX + 3 * MIB);
+    assert_int_equal(header.offset, 0);
+    assert_lies(world, "log.0", &header);
+    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
+    assert_int_equal(log_bytes(world->log), LOG_SLOT_BYTES_MAX + 3 * MIB);
+    make_slot(world);
+    header = append(world, 1, 300);
+    assert_lies(world, "log.1", &header);
+    /* Not applied: nothing is cut. */
+    assert_int_equal(log_prepare(world->log), 0);
+    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
+    reopen(world);
+    assert_found(world, 1, 3);
+    assert_int_equal(log_start(world->log), 0);
+    world->applied = newest(world);
+
+    /* After a start the first slot is the current one: there it grew, and is not cut while it is. */
+    append(world, 1, 300);
+    assert_int_equal(log_prepare(world->log), 0);
+    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
+    const uint32_t before = world->count - 1;
+    fill_slot(world, LOG_SLOT_BYTES_MAX + 3 * MIB, PAGE);
+    const uint64_t last = newest(world);
+    header = append(world, 1, 300);
+    assert_lies(world, "log.1", &header);
+    assert_int_equal(log_prepare(world->log), 0);
+    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
+    reopen(world);
+    assert_found(world, before, world->count);
+    assert_int_equal(log_start(world->log), 0);
+    world->applied = newest(world);
+    append(world, 1, LOG_SLOT_BYTES_MAX + PAGE);
+    append(world, 1, LOG_SLOT_BYTES_MAX + 5 * MIB - PAGE);
+    apply_to(world, newest(world) - 1);
+    assert_true(newest(world) > last);
+    assert_int_equal(log_prepare(world->log), 0);
+    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX);
+    assert_int_equal(file_bytes("log.1"), LOG_SLOT_BYTES_MAX + 5 * MIB - PAGE);
+    assert_int_equal(log_bytes(world->log), 2 * (uint64_t)LOG_SLOT_BYTES_MAX + 5 * MIB - PAGE);
+    /* What was cut is free again. */
+    assert_true(log_has_room(world->log, 2 * MIB));
+    header = append(world, 1, 300);
+    assert_lies(world, "log.0", &header);
+    reopen(world);
+    assert_found(world, world->count - 2, world->count);
+}
+
+/* While the applying thread cuts a slot, the writing thread has the room that it was told of. */
+struct meanwhile {
+    struct world *world;
+    pthread_t thread;
+    struct made made;
+    bool began, had_room;
+    int code;
+    struct batch_header header;
+};
+
+/* Without asserts of the test's: they are for its own thread. */
+static void *append_meanwhile(void *context)
+{
+    struct meanwhile *meanwhile = context;
+    struct batch batch = make_made(&meanwhile->made);
+
+    meanwhile->had_room = log_has_room(meanwhile->world->log, batch.bytes->size);
+    if (meanwhile->had_room)
+        meanwhile->code = log_append(meanwhile->world->log, batch.bytes->data);
+    batch_read_header(batch.bytes->data, &meanwhile->header);
+    blob_release(batch.bytes);
+    return NULL;
+}
+
+static void on_cut(void *context, enum sim_call call)
+{
+    struct meanwhile *meanwhile = context;
+
+    if (call != SIM_TRUNCATE)
+        return;
+    meanwhile->began = true;
+    if (pthread_create(&meanwhile->thread, NULL, append_meanwhile, meanwhile) != 0)
+        abort();
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* long enough to come in between, if it can */
+}
+
+static void cut_while_appending(void **state)
+{
+    struct world *world = *state;
+
+    for (uint64_t bytes = 300; bytes <= LOG_SLOT_BYTES_MAX + 4 * MIB; bytes += LOG_SLOT_BYTES_MAX + 3 * MIB) {
+        struct meanwhile meanwhile = {.world = world};
+        if (world->log)
+            world->applied = newest(world);
+        start(world);
+        append(world, 1, LOG_SLOT_BYTES_MAX + PAGE);
+        if (log_wants_slot(world->log))
+            make_slot(world);
+        append(world, 1, 300);
+        fill_slot(world, file_bytes("log.1"), PAGE);
+        apply_to(world, world->made[world->count - 3].first);
+        assert_true(log_has_room(world->log, PAGE));
+        meanwhile.made = next_made(world, 1, bytes);
+        sim_disk_hook(on_cut, &meanwhile);
+        assert_int_equal(log_prepare(world->log), 0);
+        assert_true(meanwhile.began);
+        pthread_join(meanwhile.thread, NULL);
+        sim_disk_hook(NULL, NULL);
+        assert_true(meanwhile.had_room);
+        assert_int_equal(meanwhile.code, 0);
+        assert_lies(world, "log.0", &meanwhile.header);
+        const uint64_t size = file_bytes("log.0");
+        assert_true(size == LOG_SLOT_BYTES_MAX || size == batch_padded_bytes(meanwhile.header.bytes));
+        assert_int_equal(log_bytes(world->log), size + file_bytes("log.1"));
+    }
+}
+
+/* A slot whose making was cut off is written full before it is used. */
+static void cut_off_in_the_making(void **state)
+{
+    static const uint64_t sizes[] = {0, 1, 511, 5000, 2 * MIB - 1};
+    struct world *world = *state;
+    uint8_t *zeros = mem_zero(1, 2 * MIB);
+
+    start(world);
+    append(world, 1, 300);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        sim_disk_put("log.1", zeros, sizes[i]);
+        reopen(world);
+        assert_int_equal(log_slots(world->log), 2);
+        assert_found(world, world->count - 1, world->count);
+        world->applied = newest(world);
+        assert_int_equal(log_start(world->log), 0);
+        assert_int_equal(file_bytes("log.1"), 2 * MIB);
+        assert_int_equal(log_bytes(world->log), 3 * MIB);
+        append(world, 1, 300);
+    }
+    mem_free(zeros);
+}
+
+/* ---- What recovery says ------------------------------------------------------------------------ */
+
+static void missing_slot(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    make_slot(world);
+    append(world, 1, 300);
+    apply_to(world, world->made[0].changes);
+    log_close(world->log);
+    world->log = NULL;
+    sim_disk_drop("log.1");
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.1"));
+    assert_int_equal(sim_disk_open_files(), 0);
+    assert_null(sim_disk_data("log.1", &world->salt));
+    /* Also where nothing of what it held was needed. */
+    world->applied = newest(world);
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+
+    /* A slot that the tables do not know of need not be there. */
+    world->slots = 1;
+    world->log = try_open(world, false, &error);
+    assert_non_null(world->log);
+    world->slots = 2;
+    log_close(world->log);
+    world->log = try_open(world, true, &error);
+    assert_non_null(world->log);
+    assert_int_equal(log_slots(world->log), 2);
+    assert_int_equal(log_start(world->log), 0);
+    fill_slot(world, MIB, 0);
+    const struct batch_header header = append(world, 1, 300);
+    assert_lies(world, "log.1", &header);
+    log_close(world->log);
+    world->log = NULL;
+
+    sim_disk_drop("log.0");
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.0"));
+}
+
+/* Without the slot that has the middle: only accept_loss goes on, with what the others have. */
+static void lost_middle(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    make_slot(world);
+    append(world, 1, 300);
+    fill_slot(world, 2 * MIB, PAGE);
+    make_slot(world);
+    append(world, 1, 300);
+    append(world, 2, 300);
+    log_close(world->log);
+    world->log = NULL;
+    sim_disk_drop("log.1");
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+    world->log = try_open(world, true, &error);
+    assert_non_null(world->log);
+    assert_int_equal(log_found(world->log), 3);
+    assert_true(is_made(log_batch(world->log, 0), &world->made[0]));
+    assert_true(is_made(log_batch(world->log, 1), &world->made[world->count - 2]));
+    assert_true(is_made(log_batch(world->log, 2), &world->made[world->count - 1]));
+    world->applied = newest(world);
+    assert_int_equal(log_start(world->log), 0);
+    append(world, 1, 300);
+    reopen(world);
+    assert_found(world, world->count - 1, world->count);
+}
+
+/* Five batches in two segments: the first three in one slot, the others in the next. Written down by the format, so
+ * that the files are small and every byte of them can be damaged. */
+enum { FIRST = 3, SECOND = 2, ALL = FIRST + SECOND };
+static const uint32_t BYTES[ALL] = {170, 300, 5000, 180, 4096};
+
+static void put_two_segments(struct world *world)
+{
+    for (uint32_t slot = 0, n = 0; slot < 2; slot++) {
+        struct blob *file = blob_new(PAGE);
+        for (; n < (slot ? ALL : FIRST); n++) {
+            if (world->count == n)
+                next_made(world, 1 + n, BYTES[n]);
+            struct batch batch = make_made(&world->made[n]);
+            batch_sign(batch.bytes->data, 4 + slot, file->size, world->secret);
+            const uint32_t at = blob_extend(file, batch.bytes->size);
+            memcpy(file->data + at, batch.bytes->data, batch.bytes->size);
+            blob_release(batch.bytes);
+        }
+        const uint32_t at = blob_extend(file, 2 * PAGE);
+        memset(file->data + at, 0, 2 * PAGE);
+        sim_disk_put(slot ? "log.1" : "log.0", file->data, file->size);
+        blob_release(file);
+    }
+    world->slots = 2;
+}
+
+static uint32_t start_of(uint32_t n)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = n < FIRST ? 0 : FIRST; i < n; i++)
+        at += (uint32_t)batch_padded_bytes(BYTES[i]);
+    return at;
+}
+
+static const char *file_of(uint32_t n)
+{
+    return n < FIRST ? "log.0" : "log.1";
+}
+
+/* How long batch n really is. */
+static uint32_t bytes_of_made(const struct world *world, uint32_t n)
+{
+    struct batch batch = make_made(&world->made[n]);
+    struct batch_header header;
+
+    batch_read_header(batch.bytes->data, &header);
+    blob_release(batch.bytes);
+    return header.bytes;
+}
+
+/* Opens: those from `from` to before `end` are there (end 0: it is damage). */
+static void assert_answer(struct world *world, uint32_t from, uint32_t end)
+{
+    struct store_error error;
+
+    world->log = try_open(world, false, &error);
+    if (end == 0) {
+        assert_null(world->log);
+        assert_int_equal(error.exit_code, 65);
+        assert_true(strlen(error.message) > 0);
+        return;
+    }
+    if (!world->log)
+        fail_msg("%s", error.message);
+    assert_found(world, from, end);
+    log_close(world->log);
+    world->log = NULL;
+}
+
+/* A bit that flips in the very last batch cannot be told from one that was torn: it counts as never written, though it
+ * may have been acknowledged. In every other one it is damage, unless it was applied already. The padding is nobody's.
+ */
+static void flipped_bits(void **state)
+{
+    struct world *world = *state;
+
+    put_two_segments(world);
+    assert_answer(world, 0, ALL);
+    for (uint32_t applied = 0; applied < ALL; applied++) {
+        world->applied = applied ? made_last(&world->made[applied - 1]) : 0;
+        for (uint32_t n = 0; n < ALL; n++) {
+            const uint32_t bytes = bytes_of_made(world, n), step = applied ? 7 : 1;
+            for (uint32_t at = 0; at < batch_padded_bytes(bytes); at += step) {
+                sim_disk_flip(file_of(n), start_of(n) + at, at % 8);
+                if (at >= bytes || n < applied)
+                    assert_answer(world, applied, ALL);
+                else if (n == ALL - 1 && applied == ALL - 1)
+                    assert_answer(world, ALL - 1, ALL - 1);
+                else
+                    assert_answer(world, applied, n == ALL - 1 ? ALL - 1 : 0);
+                sim_disk_flip(file_of(n), start_of(n) + at, at % 8);
+            }
+        }
+    }
+    assert_answer(world, ALL - 1, ALL);
+}
+
+/* A file that ends early: what is lost at the end of the chain counts as never written. */
+static void cut_files(void **state)
+{
+    struct world *world = *state;
+
+    put_two_segments(world);
+    for (uint32_t size = 0; size <= start_of(ALL - 1) + batch_padded_bytes(BYTES[ALL - 1]) + 2 * PAGE; size++) {
+        put_two_segments(world);
+        sim_disk_cut("log.1", size);
+        const uint32_t first_there = size >= bytes_of_made(world, FIRST);
+        const uint32_t second_there = size >= start_of(ALL - 1) + bytes_of_made(world, ALL - 1);
+        assert_answer(world, 0, FIRST + first_there + second_there);
+    }
+    /* In the segment before it is damage, as later ones read. */
+    for (uint32_t size = 0; size <= start_of(FIRST - 1) + batch_padded_bytes(BYTES[FIRST - 1]) + 2 * PAGE; size += 5) {
+        put_two_segments(world);
+        sim_disk_cut("log.0", size);
+        assert_answer(world, 0, size >= start_of(FIRST - 1) + bytes_of_made(world, FIRST - 1) ? ALL : 0);
+    }
+}
+
+/* Two in a row at the end, both damaged: nothing later reads, so the chain ends before. One in front of a good one is
+ * a gap, which accept_loss goes over. */
+static void gaps(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    put_two_segments(world);
+    for (unsigned bad = 0; bad < 1u << ALL; bad++) {
+        uint32_t good_end = 0, last_good = 0, good = 0;
+        for (uint32_t n = 0; n < ALL; n++) {
+            if (bad >> n & 1)
+                sim_disk_flip(file_of(n), start_of(n) + 100 + 7 * n, n);
+            else
+                good++, last_good = n + 1;
+            good_end += n == good_end && !(bad >> n & 1);
+        }
+        world->log = try_open(world, false, &error);
+        assert_int_equal(world->log != NULL, last_good == good_end);
+        if (world->log)
+            assert_found(world, 0, good_end);
+        else
+            assert_int_equal(error.exit_code, 65);
+        log_close(world->log);
+
+        world->log = try_open(world, true, &error);
+        assert_non_null(world->log);
+        assert_int_equal(log_found(world->log), good);
+        for (uint32_t n = 0, at = 0; n < ALL; n++)
+            if (!(bad >> n & 1))
+                assert_true(is_made(log_batch(world->log, at++), &world->made[n]));
+        log_close(world->log);
+        world->log = NULL;
+        put_two_segments(world);
+    }
+}
+
+/* A disk that does not read is neither damage nor an empty log. */
+static void unreadable(void **state)
+{
+    static const struct {
+        int code, exit_code;
+    } answers[] = {{EIO, 74}, {EACCES, 77}, {EPERM, 77}, {EMFILE, 74}};
+    struct world *world = *state;
+    struct store_error error;
+
+    put_two_segments(world);
+    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++)
+        for (uint32_t nth = 1;; nth++) {
+            sim_disk_fail(SIM_ALL, nth, false, answers[i].code);
+            world->log = try_open(world, false, &error);
+            if (sim_disk_failed() == 0) {
+                assert_found(world, 0, ALL);
+                log_close(world->log);
+                world->log = NULL;
+                break;
+            }
+            assert_null(world->log);
+            assert_int_equal(error.exit_code, answers[i].exit_code);
+            assert_non_null(strstr(error.message, "log."));
+            assert_int_equal(sim_disk_open_files(), 0);
+        }
+}
+
+int main(void)
+{
+#define LOG_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        LOG_TEST(the_disk),
+        LOG_TEST(a_new_log),
+        LOG_TEST(append_and_recover),
+        LOG_TEST(leftovers),
+        LOG_TEST(moved),
+        LOG_TEST(another_secret),
+        LOG_TEST(slots_double),
+        LOG_TEST(prepared_and_forgotten),
+        LOG_TEST(no_slot_to_have),
+        LOG_TEST(used_again),
+        LOG_TEST(one_slot_only),
+        LOG_TEST(larger_than_any_slot),
+        LOG_TEST(cut_off_in_the_making),
+        LOG_TEST(missing_slot),
+        LOG_TEST(lost_middle),
+        LOG_TEST(flipped_bits),
+        LOG_TEST(cut_files),
+        LOG_TEST(gaps),
+        LOG_TEST(unreadable),
+        LOG_TEST(cut_while_appending),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
