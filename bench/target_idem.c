@@ -213,6 +213,8 @@ static size_t get_reply(const uint8_t *data, size_t size, struct target_reply *r
         else if (field >= 10 && inner)
             read_result(field, inner, inner + value, reply);
     }
+    if (reply->replayed && message_bytes < complete.body_bytes) /* its body is missing */
+        reply->replayed = false;
     return IDEM_FRAME_HEADER_BYTES + message_bytes;
 }
 

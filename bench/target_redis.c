@@ -80,7 +80,7 @@ static size_t get_value(const uint8_t *data, size_t size, size_t line, struct ta
         return 0;
     /* A claim without its outcome yet. Where both have the same size they are not told apart. */
     reply->pending = length == CLAIM_BYTES && complete.value_bytes != CLAIM_BYTES;
-    reply->replayed = !reply->pending;
+    reply->replayed = !reply->pending && (size_t)length >= complete.value_bytes;
     return line + (size_t)length + 2;
 }
 

@@ -10,11 +10,12 @@ import sys
 import time
 
 from comparison.report import Failure, Row
-from comparison.servers import Idemd, Redis
+from comparison.servers import Idemd, Redis, die_with_parent
 
 UNFINISHED_MAX = 900000  # claims a daemon may hold are limited; a run of new claims ends there
 SMALL_COUNT = 10000      # operations stored in the store that a large one is held against
 SUSTAINED_S = 20.0
+QUIET_S = 8.0            # a figure has settled that stayed the same for so long: longer than idemd puts off what it may
 US, MIB = 1000.0, 1024.0 * 1024.0  # the bench's figures are in microseconds; shown in milliseconds
 
 
@@ -48,6 +49,7 @@ MORE_CELLS = [
     ("cycle-64k", Load("cycle", 50, 1, 65536), [("cycle 64 KiB, 50 connections", "per_second", None)]),
 ]
 FLOOR_LOAD = Load("claim", 50, 16)
+UNLIMITED_LOAD = Load("claim", 50, 16, keys=10**9)  # of floors that hold nothing
 STORED_CELLS = [("claim, 50 connections", Load("claim", 50, 1, keys=300000)),
                 ("claim, 50×16", Load("claim", 50, 16, keys=600000)),
                 ("cycle 200 B, 50×16", Load("cycle", 50, 16, 200)),
@@ -73,10 +75,12 @@ class Comparison:
         self.build, self.work, self.rounds, self.seconds, self.count, self.wanted = build, work, rounds, seconds, count, wanted
         self.bench_program = os.path.join(build, "bench", "idem-bench")
         self.sustained_s = SUSTAINED_S if count >= 1000000 else seconds
+        self.quiet_s = QUIET_S if count >= 1000000 else 1.0
         self.everysec = True
         self.runs, self.rows = [], []
         self.folders = 0
         self.filled = {}      # operations stored -> data directory
+        self.redis = None     # the one with much stored
         self.fill_rate = 0.0  # operations a second of the last large fill
 
     def sections(self):
@@ -111,7 +115,7 @@ class Comparison:
         if load.keys:
             command += ["--keys", str(load.keys)]
         done = subprocess.run(command + list(more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              timeout=limit_s or seconds + 120)
+                              timeout=limit_s or seconds + 120, preexec_fn=die_with_parent)
         if done.returncode not in (0, 70):
             raise RuntimeError(f"{label}: idem-bench {load.scenario}: {done.stderr.strip()[-300:]}")
         result = json.loads(done.stdout)
@@ -144,6 +148,10 @@ class Comparison:
             if name in self.wanted:
                 self.guarded(name, work)
         return sorted(self.rows, key=lambda row: NAMES.index(row.cell))
+
+    def end(self):
+        if self.redis:
+            self.redis.remove()
 
     # ---- The core: fresh servers for every run, which take turns ----
 
@@ -208,7 +216,8 @@ class Comparison:
         with self.idemd() as server:
             results.setdefault(("floors", "idemd"), []).append(self.bench("floors", "idemd", server.target, FLOOR_LOAD, turn=turn))
         for label, target in self.floors():
-            results.setdefault(("floors", label), []).append(self.bench("floors", label, target, FLOOR_LOAD, turn=turn))
+            load = FLOOR_LOAD if label == "floor:lmdb" else UNLIMITED_LOAD
+            results.setdefault(("floors", label), []).append(self.bench("floors", label, target, load, turn=turn))
         return True
 
     def add_floor_rows(self, results):
@@ -216,7 +225,8 @@ class Comparison:
         for label, _ in self.floors():
             rights = [result["per_second"] for result in results["floors", label]]
             self.rows.append(Row("floors", "claim, 50×16", "/s", "idemd", lefts, label, rights,
-                                 goal=("≥", 0.6) if label == "floor:durable" else None, digits=0))
+                                 goal=("≥", 0.6) if label == "floor:durable" else None, digits=0,
+                                 note=self.limited(results["floors", label])))
 
     # ---- Much stored ----
 
@@ -250,11 +260,11 @@ class Comparison:
         data = os.path.join(self.work, f"stored-{self.count}")
         tenth = self.count // 10
         with self.idemd(data=data) as server:
-            empty = server.settled(server.rss_anon_bytes)
+            empty = server.settled(server.rss_anon_bytes, self.quiet_s)
             self.fill(server, 1, tenth, "idemd")
-            after_tenth = server.settled(server.rss_anon_bytes)
+            after_tenth = server.settled(server.rss_anon_bytes, self.quiet_s)
             self.fill(server, 1 + tenth, self.count - tenth, "idemd")
-            after_all = server.settled(server.rss_anon_bytes)
+            after_all = server.settled(server.rss_anon_bytes, self.quiet_s)
         self.filled[self.count] = data
         redis = self.redis_filled()
         self.rows.append(Row("memory", f"RssAnon per operation, {millions(tenth)} finished", "B", "idemd",
@@ -265,15 +275,17 @@ class Comparison:
 
     def redis_filled(self):
         """A Redis that has as many keys; stopped."""
-        if not hasattr(self, "redis"):
+        if not self.redis:
             redis = Redis(self.folder(), "no")
             try:
                 redis.start()
                 empty = redis.rss_anon_bytes()
                 self.fill(redis, 1, self.count, "Redis")
-                redis.bytes_a_key = (redis.settled(redis.rss_anon_bytes) - empty) / self.count
-            finally:
-                redis.stop()
+                redis.bytes_a_key = (redis.settled(redis.rss_anon_bytes, self.quiet_s) - empty) / self.count
+            except BaseException:
+                redis.remove()
+                raise
+            redis.stop()
             self.redis = redis
         return self.redis
 
@@ -320,8 +332,8 @@ class Comparison:
             for copy in copies.values():
                 shutil.rmtree(os.path.dirname(copy))
         for what, _ in cells:
-            self.rows.append(Row(cell, what, "/s", millions(count) + " stored", results[what, count],
-                                 millions(SMALL_COUNT), results[what, SMALL_COUNT], goal=goal, digits=0))
+            self.rows.append(Row(cell, f"{what}, {millions(count)} stored to {millions(SMALL_COUNT)}", "/s", "large",
+                                 results[what, count], "small", results[what, SMALL_COUNT], goal=goal, digits=0))
 
     def run_on_stored(self, cell, server, size, load, turn):
         more = ()
@@ -353,21 +365,26 @@ class Comparison:
 
     # ---- What is written ----
 
-    def written_per_cycle(self, label, make, turn):
+    def written_per_cycle(self, label, make, turn, appended):
         with make() as server:
             before = server.written_bytes()
             result = self.bench("written", label, server.target, CYCLE, seconds=self.sustained_s, turn=turn)
-            written = server.settled(server.written_bytes) - before
+            written = server.settled(server.written_bytes, self.quiet_s) - before
+            if label != "idemd":
+                appended.append(server.appended_bytes() / result["operations"])
         os.sync()
         return written / result["operations"]
 
     def measure_written(self):
-        figures = {}
+        figures, appended = {}, []
         for turn in range(self.rounds):
             for label, make in self.servers_of("written"):
-                figures.setdefault(label, []).append(self.written_per_cycle(label, make, turn))
-        self.rows.append(Row("written", f"bytes written per cycle of 200 B, 50×16, {self.sustained_s:g} s", "B", "idemd",
-                             figures["idemd"], "Redis always", figures["Redis always"], goal=("≤", 2.0), digits=0))
+                figures.setdefault(label, []).append(self.written_per_cycle(label, make, turn, appended))
+        what = f"bytes written per cycle of 200 B, 50×16, {self.sustained_s:g} s"
+        self.rows.append(Row("written", what, "B", "idemd", figures["idemd"], "Redis always", figures["Redis always"],
+                             goal=("≤", 2.0), digits=0))
+        self.rows.append(Row("written", what + ", to the length of the AOF", "B", "idemd", figures["idemd"], "AOF", appended,
+                             digits=0))
 
     # ---- At a fixed rate, while what was stored goes ----
 

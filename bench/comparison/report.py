@@ -36,7 +36,9 @@ class Row:
     def fields(self):
         """The cells of its line in a table."""
         values = self.values()
-        spread = f"{statistics.median(values):.2f} ({min(values):.2f} – {max(values):.2f})" if values else "–"
+        spread = f"{statistics.median(values):.2f}" if values else "–"
+        if len(values) > 1:
+            spread += f" ({min(values):.2f} – {max(values):.2f})"
         goal = f"{self.goal[0]} {self.goal[1]:g}" if self.goal else "–"
         reached = {None: "", True: "yes", False: "**no**"}[self.reached()]
         right = f"{self.right}: {self.figure(self.rights)}" if self.rights else "–"
@@ -81,27 +83,38 @@ def first_of(path, name):
     return "unknown"
 
 
-def machine(work):
+def machine(work, load):
     memory_gib = int(first_of("/proc/meminfo", "MemTotal").split()[0]) / 1024 / 1024
     return [("processor", f"{first_of('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores"),
             ("memory", f"{memory_gib:.0f} GiB"),
             ("file system", output_of("stat", "-f", "-c", "%T", work)),
-            ("kernel", f"{platform.system()} {platform.release()}")]
+            ("kernel", f"{platform.system()} {platform.release()}"),
+            ("load at the start", f"{load:.2f}")]
 
 
-def versions(top, redis):
-    gcc = output_of("gcc", "--version").split("\n")[0]
-    return [("idemd", output_of("git", "-C", top, "describe", "--always", "--dirty", "--tags")),
+def cached(build, name):
+    """One of a build directory's settings."""
+    with open(os.path.join(build, "CMakeCache.txt")) as file:
+        for line in file:
+            if line.startswith(name + ":"):
+                return line.split("=", 1)[1].strip()
+    return ""
+
+
+def versions(build, redis):
+    gcc = output_of(cached(build, "CMAKE_C_COMPILER") or "gcc", "--version").split("\n")[0]
+    kind = cached(build, "CMAKE_BUILD_TYPE") + (", with sanitizers" if cached(build, "IDEMD_SANITIZE") == "ON" else "")
+    return [("idemd", output_of("git", "-C", cached(build, "CMAKE_HOME_DIRECTORY"), "describe", "--always", "--dirty", "--tags")),
             ("Redis", output_of("redis-server", "--version", executable=redis)),
             ("LMDB", output_of("pkg-config", "--modversion", "lmdb")),
-            ("compiler", gcc)]
+            ("compiler", f"{gcc}, {kind}")]
 
 
 # One horizontal bar a row; the whisker is the spread, the tick the goal.
 CHART = """set terminal svg size 960,{height} font 'sans-serif,13' background '#ffffff'
 set output '{output}'
-set title 'idemd to {right}: medians of {rounds} rounds, whiskers their spread, triangles the goals' font ',15'
-set xlabel 'times as fast as {right} (latencies: its p50 or p99 divided by ours)'
+set title 'idemd to {right}' font ',16'
+set xlabel "times as fast as {right} (latencies: its figure divided by ours)\\nbars: medians of {rounds} rounds; whiskers: their spread; diamonds: the goals"
 set xrange [0:{most}]
 set yrange [-0.6:{last}]
 set grid xtics lc rgb '#dddddd'
@@ -110,10 +123,10 @@ set border 3 lc rgb '#666666'
 set tics nomirror
 set key off
 set arrow 1 from 1.0,-0.6 to 1.0,{last} nohead lw 2 lc rgb '#b03030' front
-set lmargin 30
+set lmargin 36
 plot '{data}' using (0):1:(0):2:($1-0.32):($1+0.32):ytic(6) with boxxyerrorbars lc rgb '#7fa8c9', \\
      '' using 2:1:3:4 with xerrorbars pt 0 lw 2 lc rgb '#1f3f5f', \\
-     '' using 5:1 with points pt 9 ps 1.1 lc rgb '#202020'
+     '' using 5:1 with points pt 13 ps 1.1 lc rgb '#d07000'
 """
 
 
@@ -134,7 +147,7 @@ def chart(rows, path, rounds):
                 goal = turn(row.goal[1]) if row.goal else float("nan")
                 most = max([most, values[-1]] + ([goal] if row.goal else []))
                 file.write(f'{at} {statistics.median(values):.4f} {values[0]:.4f} {values[-1]:.4f} {goal:.4f} "{row.what}"\n')
-        script = CHART.format(height=120 + 34 * len(rows), output=path, data=data, right="Redis always", rounds=rounds,
+        script = CHART.format(height=140 + 34 * len(rows), output=path, data=data, right="Redis always", rounds=rounds,
                               most=f"{most * 1.05:.2f}", last=len(rows) - 0.4)
         subprocess.run([gnuplot], input=script, text=True, check=True, timeout=60)
         return True
@@ -160,5 +173,5 @@ def document(comparison, rows, drawn):
         if part:
             lines += [f"## {title}", "", table(part), ""]
     lines += ["## Where", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in machine(comparison.work) + comparison.versions]
+    lines += [f"| {name} | {value} |" for name, value in machine(comparison.work, comparison.load) + comparison.versions]
     return "\n".join(lines) + "\n"

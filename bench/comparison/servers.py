@@ -97,15 +97,16 @@ class Server:
         tasks = f"/proc/{self.process.pid}/task"
         return sum(self._status("voluntary_ctxt_switches", f"task/{task}/status") for task in os.listdir(tasks))
 
-    def settled(self, read, seconds=120.0):
-        """The value once it is the same twice, two seconds apart."""
+    def settled(self, read, quiet_s, seconds=180.0):
+        """The value once it has stayed the same for so long."""
         end = time.monotonic() + seconds
-        value = read()
-        while True:
-            time.sleep(2)
+        value, since = read(), time.monotonic()
+        while time.monotonic() - since < quiet_s and time.monotonic() < end:
+            time.sleep(0.5)
             before, value = value, read()
-            if value == before or time.monotonic() > end:
-                return value
+            if value != before:
+                since = time.monotonic()
+        return value
 
 
 class Idemd(Server):
@@ -173,6 +174,11 @@ class Redis(Server):
             return self.ask("PING") == "+PONG"
         except OSError:
             return False
+
+    def appended_bytes(self):
+        """The size of its AOF."""
+        folder = os.path.join(self.folder, "appendonlydir")
+        return sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
 
     def set_fsync(self, fsync):
         if self.ask("CONFIG", "SET", "appendfsync", fsync) != "+OK":

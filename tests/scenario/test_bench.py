@@ -119,6 +119,26 @@ class Bench(harness.Case):
         process.kill()
         self.until(lambda: not os.path.exists(f"/proc/{server}/exe"), "the server runs on")
 
+    def test_the_comparison(self):
+        """Only that it runs and writes its results: the cells that take little time, with little stored."""
+        work = tempfile.mkdtemp(prefix="compare-test-", dir=harness.BUILD)  # on a disk, which /tmp need not be
+        self.addCleanup(shutil.rmtree, work)
+        command = [os.path.join(harness.TOP, "bench", "compare"), "--build", harness.BUILD, "--work", work, "--output", self.folder,
+                   "--rounds", "1", "--seconds", "0.3", "--millions", "0.002"]
+        cells = "claim-50x16|replay-50|cycle-1|floors|hot-key|stored|memory|start|stored-redis|written"
+        done = subprocess.run(command + ["--cells", cells], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=240)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        with open(os.path.join(self.folder, "RESULTS.md")) as file:
+            text = file.read()
+        self.assertNotIn("failed", text)
+        for what in ("claim, 50×16", "floor:durable", "Redis everysec", "RssAnon per operation", "start to ready", "bytes written"):
+            self.assertIn(what, text)
+        with open(os.path.join(self.folder, "RESULTS.json")) as file:
+            self.assertGreater(len(json.load(file)), 10)
+        with open(os.path.join(self.folder, "RESULTS.svg")) as file:
+            self.assertIn("</svg>", file.read())
+        self.assertEqual(os.listdir(work), [])
+
     def test_misuse(self):
         for options in (["--target", "nothing", "--scenario", "claim"], ["--target", "floor:log:", "--scenario", "claim"],
                         ["--target", "floor:echo:here", "--scenario", "claim"], ["--target", "floor:echo"],
