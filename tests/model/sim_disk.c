@@ -213,7 +213,8 @@ static int on_read(int number, uint64_t offset, void *data, size_t bytes)
     assert(offset % DISK_ALIGN_BYTES == 0 && bytes % DISK_ALIGN_BYTES == 0);
     assert((uintptr_t)data % DISK_ALIGN_BYTES == 0);
     if (fate == FINE) {
-        memcpy(data, file->data + offset, there);
+        if (there > 0)
+            memcpy(data, file->data + offset, there);
         memset((uint8_t *)data + there, 0, bytes - there);
     }
     return end(fate, 0);
@@ -358,7 +359,8 @@ void sim_disk_put(const char *name, const void *data, uint64_t bytes)
         set_size(file, bytes);
     else
         file = new_file(name, bytes);
-    memcpy(file->data, data, bytes);
+    if (bytes > 0)
+        memcpy(file->data, data, bytes);
 }
 
 void sim_disk_flip(const char *name, uint64_t byte, unsigned bit)
