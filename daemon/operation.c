@@ -716,6 +716,8 @@ bool operation_hand_over(struct engine *engine, uint32_t most)
         operation = engine->stages[STAGE_TAIL].first;
         if (!operation || operation->revision > engine->applied)
             return false;
+        if (operation->batch.next)
+            index_prefetch(engine->index, operation->batch.next->hash);
         set_stage(engine, operation, STAGE_APPLIED);
         drop_slice(&operation->input);
         drop_slice(&operation->value);

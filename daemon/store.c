@@ -4,8 +4,9 @@
  *     writer:                             `--> log: write and flush
  *     applier:                                                  `--> a slot for the log, tables: one commit
  *
- * A small batch is flushed on the loop itself: a hand-over to a sleeping thread and back costs about as much as the
- * flush. The loop reads through one transaction, taken at the first read of a turn and reset at its end. */
+ * A small batch is flushed on the loop itself while the disk is quick: a hand-over to a sleeping thread and back costs
+ * about as much as the flush, and what comes meanwhile would make a second group of clients that waits for the first.
+ * The loop reads through one transaction, taken at the first read of a turn and reset at its end. */
 #include "daemon/store.h"
 
 #include <assert.h>
@@ -36,7 +37,10 @@ enum {
     APPLY_MS = 5 * 1000,           /* or is so old */
     SLOT_AGAIN_MS = 1000,          /* where there was none to be had */
     TIDY_BYTES = 1024 * 1024,      /* a tail of so much leaves memory to be given back */
-    INLINE_CHANGES = 2,            /* a batch with no more is flushed on the loop */
+    /* A batch is flushed on the loop where it is small, */
+    INLINE_CHANGES = 64,
+    INLINE_BYTES = 64 * 1024,
+    INLINE_NS = 1000 * 1000, /* and the flush before took no longer: a slow disk must not hold up what needs none */
 };
 #define MAP_BYTES_OVER (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
 
@@ -85,6 +89,7 @@ struct store {
     bool in_flight, flushed_inline;
     bool failed; /* a flush or a commit: nothing is tried again */
     uint64_t durable, applied;
+    uint64_t flush_ns;                /* how long the last one took */
     uint64_t opened_ns, submitted_ns; /* when the open batch got its first change; when the one in flight left */
     struct unapplied *tail;
     uint32_t tail_count, tail_capacity, applying_count; /* the first of them are being applied */
@@ -495,7 +500,8 @@ size_t store_backlog_bytes(const struct store *store)
 
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
-    const uint64_t changes = store->open.next - store->open.first;
+    const bool is_small =
+        store->open.next - store->open.first <= INLINE_CHANGES && store->open.bytes->size <= INLINE_BYTES;
 
     assert(store_pending(store) && store_ready(store));
     batch_seal(&store->open, mark);
@@ -505,7 +511,7 @@ void store_submit(struct store *store, const struct clock_mark *mark)
     store->in_flight = true;
     store->writing = (struct writing){.batch = store->flight.bytes->data};
     batch_start(&store->open, store->flight.next);
-    if (changes <= INLINE_CHANGES) {
+    if (is_small && store->flush_ns <= INLINE_NS) {
         run_writer(store);
         store->flushed_inline = true;
     } else {
@@ -597,7 +603,7 @@ static void take_written(struct store *store, struct store_event *event)
     store->tail_bytes += store->flight.bytes->size;
     store->flight.bytes = NULL;
     event->queue_ns = store->submitted_ns - store->opened_ns;
-    event->flush_ns = writing->ended_ns - writing->began_ns;
+    store->flush_ns = event->flush_ns = writing->ended_ns - writing->began_ns;
 }
 
 static void take_applied(struct store *store, struct store_event *event)
