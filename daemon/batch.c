@@ -24,9 +24,11 @@ _Static_assert(sizeof(((struct clock_mark *)0)->boot_id) == 16, "a boot id is 16
 
 /* ---- Writing -------------------------------------------------------------------- */
 
-void batch_start(struct batch *batch, uint64_t next)
+void batch_start(struct batch *batch, uint64_t next, struct blob *bytes)
 {
-    *batch = (struct batch){.bytes = blob_new(BATCH_ALIGN_BYTES), .first = next, .next = next};
+    assert(!bytes || bytes->references == 1);
+    *batch = (struct batch){.bytes = bytes ? bytes : blob_new(BATCH_ALIGN_BYTES), .first = next, .next = next};
+    batch->bytes->size = 0;
     blob_extend(batch->bytes, BATCH_HEADER_BYTES);
 }
 

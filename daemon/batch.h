@@ -32,8 +32,9 @@ struct batch {
     uint64_t first, next; /* numbers */
 };
 
-/* Starts a new one, whose first change is number `next`. */
-void batch_start(struct batch *batch, uint64_t next);
+/* Starts a new one, whose first change is number `next`. Takes `bytes`, which nobody else has a reference to, to fill
+ * them anew; NULL: makes some. */
+void batch_start(struct batch *batch, uint64_t next, struct blob *bytes);
 void batch_append(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS]);
 /* Writes the header, all but place and checksums, and pads. Needs a change. */
 void batch_seal(struct batch *batch, const struct clock_mark *mark);

@@ -31,6 +31,8 @@ enum {
         64 * 1024 * 1024, /* kept allocated beyond the last page, so that a commit does not meet a full disk */
     RESERVE_BYTES = 3 * 1024 * 1024,          /* of the quota: for outcomes when nothing new is granted */
     UNFINISHED_BYTES = 2 * TABLES_PAGE_BYTES, /* held for each unfinished operation, to finish it */
+    SPARES_MAX = 64,                          /* batches whose memory is kept, */
+    SPARE_BYTES_MAX = 512 * 1024,             /* where it is no more than this */
     POINTS_MAX = 1024,                        /* insertion points remembered */
     PLACE_COUNT_BITS = 30,
     APPLY_BYTES = 8 * 1024 * 1024, /* the tail is applied when it takes so much, */
@@ -91,6 +93,8 @@ struct store {
     uint64_t durable, applied;
     uint64_t flush_ns;                /* how long the last one took */
     uint64_t opened_ns, submitted_ns; /* when the open batch got its first change; when the one in flight left */
+    struct blob *spares[SPARES_MAX];
+    uint32_t spare_count;
     struct unapplied *tail;
     uint32_t tail_count, tail_capacity, applying_count; /* the first of them are being applied */
     uint64_t tail_bytes;
@@ -315,7 +319,7 @@ static bool open_store(struct store *store, struct store_error *error)
     if (!tables_open(&store->tables, path, map_bytes(store), false, error) ||
         !tables_read_facts(&store->tables, &store->facts, &store->state, error) || !open_log(store, path, error))
         return false;
-    batch_start(&store->open, store->state.next_number);
+    batch_start(&store->open, store->state.next_number, NULL);
     store->durable = store->applied = store->state.next_number - 1;
     store->submitted_ms = store->facts.mark.retention_ms;
     return true;
@@ -376,11 +380,26 @@ static void apply_rest(struct store *store)
     mem_free(batches);
 }
 
+/* A batch's memory is used again for the next, or goes. */
+static void spare(struct store *store, struct blob *bytes)
+{
+    if (bytes->references == 1 && bytes->capacity <= SPARE_BYTES_MAX && store->spare_count < SPARES_MAX)
+        store->spares[store->spare_count++] = bytes;
+    else
+        blob_release(bytes);
+}
+
+static void drop_spares(struct store *store)
+{
+    while (store->spare_count > 0)
+        blob_release(store->spares[--store->spare_count]);
+}
+
 static void drop_tail(struct store *store, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
         store->tail_bytes -= store->tail[i].bytes->size;
-        blob_release(store->tail[i].bytes);
+        spare(store, store->tail[i].bytes);
     }
     store->tail_count -= count;
     if (store->tail_count > 0)
@@ -402,6 +421,7 @@ void store_close(struct store *store)
         mdb_txn_abort(store->reader);
     }
     drop_tail(store, store->tail_count);
+    drop_spares(store);
     log_close(store->log);
     tables_close(&store->tables);
     directory_close(&store->directory);
@@ -510,7 +530,7 @@ void store_submit(struct store *store, const struct clock_mark *mark)
     store->flight = store->open;
     store->in_flight = true;
     store->writing = (struct writing){.batch = store->flight.bytes->data};
-    batch_start(&store->open, store->flight.next);
+    batch_start(&store->open, store->flight.next, store->spare_count ? store->spares[--store->spare_count] : NULL);
     if (is_small && store->flush_ns <= INLINE_NS) {
         run_writer(store);
         store->flushed_inline = true;
@@ -561,8 +581,10 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
         return store->tail_count ? store->tail_since_ms + APPLY_MS : UINT64_MAX;
     if (slot)
         store->slot_again_ms = boot_ms + SLOT_AGAIN_MS;
-    if (applying->tidy)
+    if (applying->tidy) {
         store->untidy = false;
+        drop_spares(store);
+    }
     store->applying_count = 0;
     if (due)
         give_tail(store);

@@ -30,7 +30,7 @@ struct batch make_made(const struct made *made)
     assert(made->changes > 0 && made->bytes >= MADE_BYTES_MIN + made->changes);
     fill(record, size, made->first << 20 ^ made->salt);
     for (;;) {
-        batch_start(&batch, made->first);
+        batch_start(&batch, made->first, NULL);
         const struct store_change put = {
             .kind = STORE_PUT_UNFINISHED, .number = made->first, .life = made->first, .record = bytes_of(record, size)};
         batch_append(&batch, &put, NULL);

@@ -207,7 +207,7 @@ static int tear_down(void **state)
 static void append(struct world *world, struct store_change *change)
 {
     if (world->batch_count == 0)
-        batch_start(&world->batches[world->batch_count++], world->next);
+        batch_start(&world->batches[world->batch_count++], world->next, NULL);
     change->number = world->next++;
     batch_append(&world->batches[world->batch_count - 1], change, NULL);
 }
@@ -224,7 +224,7 @@ static void cut_batch(struct world *world)
         return;
     batch_seal(batch, &mark);
     batch_sign(batch->bytes->data, 1, 0, world->secret);
-    batch_start(&world->batches[world->batch_count++], world->next);
+    batch_start(&world->batches[world->batch_count++], world->next, NULL);
 }
 
 static struct bytes noise(struct world *world, uint32_t size)

@@ -156,7 +156,7 @@ static struct batch make_batch(const struct store_change *changes, uint32_t coun
 {
     struct batch batch;
 
-    batch_start(&batch, changes[0].number);
+    batch_start(&batch, changes[0].number, NULL);
     for (uint32_t i = 0; i < count; i++) {
         struct slice values[BLOB_KINDS] = {{0}};
         batch_append(&batch, &changes[i], values);
