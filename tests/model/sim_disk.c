@@ -354,7 +354,8 @@ void sim_disk_put(const char *name, const void *data, uint64_t bytes)
         set_size(file, bytes);
     else
         file = new_file(name, bytes);
-    memcpy(file->data, data, bytes);
+    if (bytes > 0)
+        memcpy(file->data, data, bytes);
 }
 
 void sim_disk_flip(const char *name, uint64_t byte, unsigned bit)
