@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -99,9 +101,42 @@ static void both(void **state)
     assert_int_equal(sim_disk_end(), 0);
 }
 
+/* Of a file that has no room nothing is left, and a write that has none says so. */
+static void no_room(void **state)
+{
+    enum { LIMIT = 1024 * 1024 };
+    char folder[] = "/tmp/idemd-disk-XXXXXX", path[64];
+    uint8_t *data = mem_zero(2, LIMIT);
+    struct rlimit before, low;
+    int file, full;
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/log.0", folder);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    low = before;
+    low.rlim_cur = LIMIT;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    full = disk_system.make(path, 2 * LIMIT, &file);
+    const bool left = access(path, F_OK) == 0;
+    const int made = disk_system.make(path, LIMIT, &file);
+    const int written = disk_system.write(file, LIMIT / 2, data, LIMIT);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(full, EFBIG);
+    assert_false(left);
+    assert_int_equal(made, 0);
+    assert_int_equal(written, EFBIG);
+    disk_system.close(file);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0);
+    mem_free(data);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(both)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(both), cmocka_unit_test(no_room)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
