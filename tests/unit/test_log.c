@@ -904,6 +904,33 @@ static void gaps(void **state)
     }
 }
 
+/* The sentence says which changes are lost, in which file, and between which bytes of it. */
+static void where_the_damage_is(void **state)
+{
+    static const struct {
+        uint32_t bad;
+        const char *changes, *place;
+    } expected[] = {
+        {0, "changes 1 to 1 ", "log.0: is damaged"},
+        {0, "changes 1 to 1 ", "before byte 4096"},
+        {1, "changes 2 to 3 ", "from byte 4096"},
+        {2, "changes 4 to 6 ", "log.0: is damaged"},
+        {2, "changes 4 to 6 ", "from byte 8192"},
+        {3, "changes 7 to 10 ",
+         "log.0: is damaged: the changes 7 to 10 do not read, and later ones do (from byte 16384"},
+    };
+    struct world *world = *state;
+    struct store_error error;
+
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        put_two_segments(world);
+        sim_disk_flip(file_of(expected[i].bad), start_of(expected[i].bad) + 20, 3);
+        assert_null(try_open(world, false, &error));
+        if (!strstr(error.message, expected[i].changes) || !strstr(error.message, expected[i].place))
+            fail_msg("%zu: %s", i, error.message);
+    }
+}
+
 /* A disk that does not read is neither damage nor an empty log. */
 static void unreadable(void **state)
 {
@@ -1026,6 +1053,7 @@ int main(void)
         LOG_TEST(flipped_bits),
         LOG_TEST(cut_files),
         LOG_TEST(gaps),
+        LOG_TEST(where_the_damage_is),
         LOG_TEST(unreadable),
         LOG_TEST(cut_while_appending),
         LOG_TEST(two_threads),
