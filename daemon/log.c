@@ -175,7 +175,7 @@ static bool report_gap(const struct log *log, uint32_t n, uint64_t after, const 
     slot_path(log->directory, before ? before->slot : found->slot, path);
     snprintf(text, sizeof text, "the changes %llu to %llu do not read, and later ones do (%s byte %llu)",
              (unsigned long long)after + 1, (unsigned long long)found->first - 1, before ? "from" : "before",
-             (unsigned long long)(before ? before->end : found->end));
+             (unsigned long long)(before ? before->end : found->end - batch_padded_bytes(found->bytes)));
     if (options->accept_loss) {
         log_event(LOG_ERROR, "lost", "log", path, "what", text, NULL);
         return true;

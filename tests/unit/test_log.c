@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -924,6 +926,33 @@ static void gaps(void **state)
     }
 }
 
+/* The sentence says which changes are lost, in which file, and between which bytes of it. */
+static void where_the_damage_is(void **state)
+{
+    static const struct {
+        uint32_t bad;
+        const char *changes, *place;
+    } expected[] = {
+        {0, "changes 1 to 1 ", "log.0: is damaged"},
+        {0, "changes 1 to 1 ", "before byte 4096"},
+        {1, "changes 2 to 3 ", "from byte 4096"},
+        {2, "changes 4 to 6 ", "log.0: is damaged"},
+        {2, "changes 4 to 6 ", "from byte 8192"},
+        {3, "changes 7 to 10 ",
+         "log.0: is damaged: the changes 7 to 10 do not read, and later ones do (from byte 16384"},
+    };
+    struct world *world = *state;
+    struct store_error error;
+
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        put_two_segments(world);
+        sim_disk_flip(file_of(expected[i].bad), start_of(expected[i].bad) + 20, 3);
+        assert_null(try_open(world, false, &error));
+        if (!strstr(error.message, expected[i].changes) || !strstr(error.message, expected[i].place))
+            fail_msg("%zu: %s", i, error.message);
+    }
+}
+
 /* A disk that does not read is neither damage nor an empty log. */
 static void unreadable(void **state)
 {
@@ -951,6 +980,79 @@ static void unreadable(void **state)
         }
 }
 
+/* ---- Two threads ---------------------------------------------------------------------------------- */
+
+enum { THREAD_BATCHES = 200 };
+
+struct threads {
+    struct world *world;
+    atomic_uint_fast64_t durable;
+    atomic_bool over, broken;
+};
+
+static void *write_many(void *context)
+{
+    struct threads *threads = context;
+    struct world *world = threads->world;
+
+    for (uint32_t n = 0; n < THREAD_BATCHES && !threads->broken;) {
+        const uint64_t bytes = n % 60 == 50 ? LOG_SLOT_BYTES_MAX + MIB : 200 + n * 3571 % (400 * 1024);
+        const struct made made = {n * 3 + 1, 3, (uint32_t)bytes, n};
+        struct batch batch = make_made(&made);
+        while (!log_has_room(world->log, batch.bytes->size) && !threads->broken)
+            sched_yield();
+        if (log_append(world->log, batch.bytes->data) != 0)
+            threads->broken = true;
+        blob_release(batch.bytes);
+        world->made[n++] = made;
+        threads->durable = made_last(&made);
+    }
+    threads->over = true;
+    return NULL;
+}
+
+static void *apply_many(void *context)
+{
+    struct threads *threads = context;
+    struct log *log = threads->world->log;
+
+    while (!threads->over && !threads->broken) {
+        const uint64_t durable = threads->durable;
+        if (log_prepare(log) != 0)
+            threads->broken = true;
+        threads->world->slots = log_slots(log);
+        log_add_slot(log);
+        if (durable > 0 && durable % 5 == 0)
+            log_applied(log, threads->world->applied = durable);
+        if (durable > 0 && !log_has_room(log, MIB))
+            log_applied(log, threads->world->applied = durable);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Appending and applying at once, as the store's threads do. */
+static void two_threads(void **state)
+{
+    struct world *world = *state;
+    struct threads threads = {.world = world};
+    pthread_t writer, applier;
+    uint32_t first = 0;
+
+    start(world);
+    assert_int_equal(pthread_create(&writer, NULL, write_many, &threads), 0);
+    assert_int_equal(pthread_create(&applier, NULL, apply_many, &threads), 0);
+    pthread_join(writer, NULL);
+    pthread_join(applier, NULL);
+    assert_false(threads.broken);
+    world->count = THREAD_BATCHES;
+    while (first < world->count && made_last(&world->made[first]) <= world->applied)
+        first++;
+    assert_true(world->slots > 1);
+    reopen(world);
+    assert_found(world, first, world->count);
+}
+
 int main(void)
 {
 #define LOG_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -973,8 +1075,10 @@ int main(void)
         LOG_TEST(flipped_bits),
         LOG_TEST(cut_files),
         LOG_TEST(gaps),
+        LOG_TEST(where_the_damage_is),
         LOG_TEST(unreadable),
         LOG_TEST(cut_while_appending),
+        LOG_TEST(two_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,7 +16,9 @@
 
 #include <cmocka.h>
 
+#include "daemon/batch.h"
 #include "daemon/check.h"
+#include "daemon/log.h"
 #include "daemon/memory.h"
 #include "daemon/tables.h"
 #include "tests/model/sim_disk.h"
@@ -1546,6 +1548,137 @@ static void closing_applies(void **state)
     }
 }
 
+/* ---- What the log's files hold ------------------------------------------------------------------------------ */
+
+/* The child leaves so many batches in the log, and nothing of them in the tables. */
+static void leave_in_log(struct world *world, int batches)
+{
+    store_close(world->store);
+    world->store = NULL;
+    const pid_t child = fork();
+    if (child == 0) {
+        reopen(world);
+        for (int i = 0; i < batches; i++)
+            work_and_flush(world, 5);
+        raise(SIGKILL);
+    }
+    waitpid(child, NULL, 0);
+}
+
+static void flip_in_log(struct world *world, long byte)
+{
+    char path[128];
+
+    snprintf(path, sizeof path, "%s/store/log.0", world->data);
+    FILE *file = fopen(path, "r+");
+    assert_non_null(file);
+    fseek(file, byte, SEEK_SET);
+    const int was = fgetc(file);
+    fseek(file, byte, SEEK_SET);
+    fputc(was ^ 4, file);
+    fclose(file);
+}
+
+/* A damaged batch that others follow: the store does not open, and does without it when told to. */
+static void damage_in_the_log(void **state)
+{
+    struct world *world = *state;
+    struct store_error error = {0};
+    FILE *out = tmpfile();
+
+    const uint64_t first = world->base = store_next_number(world->store);
+    leave_in_log(world, 6);
+    assert_int_equal(check_data(world->data, out), 0);
+    flip_in_log(world, 200);
+    assert_null(try_open(world, UINT64_C(1) << 33, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.0"));
+    assert_int_equal(check_data(world->data, out), 65);
+    /* Whole again, it opens: nobody wrote to it meanwhile. */
+    flip_in_log(world, 200);
+    assert_int_equal(check_data(world->data, out), 0);
+    reopen(world);
+    assert_int_equal(store_durable_number(world->store), first + 29);
+    assert_worked(world);
+
+    leave_in_log(world, 6);
+    flip_in_log(world, 200);
+    const struct store_options options = {.directory = world->data,
+                                          .quota_bytes = UINT64_C(1) << 33,
+                                          .accept_loss = true,
+                                          .wake = on_wake,
+                                          .wake_context = world};
+    world->store = store_open(&options, &error);
+    assert_non_null(world->store);
+    assert_int_equal(store_durable_number(world->store), first + 59);
+    store_close(world->store);
+    world->store = NULL;
+    fclose(out);
+    reopen(world);
+    assert_int_equal(store_durable_number(world->store), first + 59);
+}
+
+/* More than is brought in at once: in parts, of which each may be the last before a kill. */
+static void much_to_recover(void **state)
+{
+    enum { BATCHES = 45, LIVES = 60, SIZE = 16000 };
+    struct world *world = *state;
+    const struct store_facts facts = *store_facts(world->store);
+    const uint64_t first = store_next_number(world->store);
+    uint8_t *data = pattern(SIZE, 9), *out = mem_alloc(SIZE);
+    struct store_error error = {0};
+    char path[128];
+
+    store_close(world->store);
+    world->store = NULL;
+    snprintf(path, sizeof path, "%s/store", world->data);
+    const struct log_options options = {
+        .disk = &disk_system, .directory = path, .secret = facts.secret, .applied = first - 1, .slots = 1};
+    struct log *log = log_open(&options, &error);
+    assert_non_null(log);
+    assert_int_equal(log_start(log), 0);
+    for (uint64_t n = 0; n < BATCHES; n++) {
+        struct batch batch;
+        batch_start(&batch, first + n * LIVES);
+        for (uint32_t i = 0; i < LIVES; i++) {
+            uint8_t encoded[RECORD_BYTES_MAX];
+            struct record record = work_record(batch.next, batch.next);
+            record.input_bytes = SIZE;
+            struct store_change change = {.kind = STORE_PUT_UNFINISHED, .number = batch.next, .life = batch.next};
+            change.record = bytes_of(encoded, record_encode(&record, encoded));
+            change.values[BLOB_INPUT] = bytes_of(data, SIZE);
+            batch_append(&batch, &change, NULL);
+        }
+        batch_seal(&batch, &facts.mark);
+        assert_int_equal(log_prepare(log), 0);
+        log_add_slot(log);
+        assert_true(log_has_room(log, batch.bytes->size));
+        assert_int_equal(log_append(log, batch.bytes->data), 0);
+        blob_release(batch.bytes);
+    }
+    log_close(log);
+    for (unsigned i = 0; i < 6; i++) {
+        const pid_t opener = fork();
+        if (opener == 0) {
+            reopen(world);
+            raise(SIGKILL);
+        }
+        usleep(30000 * i);
+        kill(opener, SIGKILL);
+        waitpid(opener, NULL, 0);
+    }
+    reopen(world);
+    assert_int_equal(store_next_number(world->store), first + (uint64_t)BATCHES * LIVES);
+    assert_int_equal(look(world).unfinished, BATCHES * LIVES);
+    for (uint64_t n = first; n < first + (uint64_t)BATCHES * LIVES; n += 7) {
+        assert_int_equal(store_read_value(world->store, n, BLOB_INPUT, SIZE, out), STORE_FOUND);
+        assert_memory_equal(out, data, SIZE);
+    }
+    store_end_turn(world->store);
+    mem_free(data);
+    mem_free(out);
+}
+
 /* ---- On a disk that fails ---------------------------------------------------------------------------------- */
 
 static int set_up_sim(void **state)
@@ -1680,7 +1813,8 @@ static void a_failed_commit(void **state)
     assert_worked(world);
 }
 
-/* A whole life of the store, of which the n-th call to the log's disk fails. Returns how far it was durable. */
+/* A whole life of the store, of which the n-th call to the log's disk fails, or is the last before the power goes.
+ * Returns how far it was durable. */
 static uint64_t life_with_faults(struct world *world)
 {
     struct store_error error = {0};
@@ -1719,12 +1853,15 @@ static void the_nth_failure(void **state)
 
     for (uint32_t nth = 1; met; nth++) {
         met = false;
-        for (int mode = 0; mode < 4; mode++) {
+        for (int mode = 0; mode < 6; mode++) {
             store_close(world->store);
             sim_disk_power_on();
-            sim_disk_fail(SIM_ALL, nth, mode % 2, codes[mode / 2]);
+            if (mode < 4)
+                sim_disk_fail(SIM_ALL, nth, mode % 2, codes[mode / 2]);
+            else
+                sim_disk_cut_power(SIM_CHANGES, nth);
             const uint64_t durable = life_with_faults(world);
-            met |= sim_disk_failed() > 0;
+            met |= sim_disk_failed() > 0 || sim_disk_is_off();
             store_close(world->store);
             world->store = NULL;
             sim_disk_power_on();
@@ -1769,6 +1906,8 @@ int main(void)
         STORE_TEST(applied_when_old),
         STORE_TEST(applied_when_large),
         STORE_TEST(closing_applies),
+        STORE_TEST(damage_in_the_log),
+        STORE_TEST(much_to_recover),
         SIM_TEST(a_failed_flush),
         SIM_TEST(no_room_in_the_log),
         SIM_TEST(a_failed_commit),

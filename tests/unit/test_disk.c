@@ -1,0 +1,142 @@
+/* The operating system's disk against the contract in disk.h, and the one in memory against the same. */
+#include "daemon/disk.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "daemon/memory.h"
+#include "tests/model/sim_disk.h"
+
+static void assert_contract(const struct disk *disk, const char *folder)
+{
+    enum { BYTES = 3 * 1024 * 1024 + 77 };
+    char path[128], elsewhere[160];
+    uint8_t *data = mem_alloc(BYTES), *read = mem_alloc(BYTES);
+    uint64_t bytes = 1;
+    int file = -7, again = -7;
+
+    snprintf(path, sizeof path, "%s/log.0", folder);
+    assert_int_equal(disk->open(path, &file), ENOENT);
+    assert_int_equal(file, -7);
+    assert_int_equal(disk->make(path, BYTES, &file), 0);
+    assert_true(file >= 0);
+    assert_int_equal(disk->make(path, 5, &again), EEXIST);
+    assert_int_equal(again, -7);
+    assert_int_equal(disk->size(file, &bytes), 0);
+    assert_int_equal(bytes, BYTES);
+    memset(read, 1, BYTES);
+    memset(data, 0, BYTES);
+    assert_int_equal(disk->read(file, 0, read, BYTES), 0);
+    assert_memory_equal(read, data, BYTES);
+
+    /* Exactly so many bytes, or EIO. */
+    assert_int_equal(disk->read(file, BYTES - 1, read, 1), 0);
+    assert_int_equal(disk->read(file, BYTES - 1, read, 2), EIO);
+    assert_int_equal(disk->read(file, BYTES, read, 1), EIO);
+    assert_int_equal(disk->read(file, BYTES + 100, read, 1), EIO);
+    assert_int_equal(disk->read(file, BYTES, read, 0), 0);
+
+    /* Over its end too. */
+    for (uint32_t i = 0; i < BYTES; i++)
+        data[i] = (uint8_t)(i * 7 + (i >> 10));
+    assert_int_equal(disk->write(file, BYTES - 1000, data, 5000), 0);
+    assert_int_equal(disk->size(file, &bytes), 0);
+    assert_int_equal(bytes, BYTES + 4000);
+    assert_int_equal(disk->read(file, BYTES - 1000, read, 5000), 0);
+    assert_memory_equal(read, data, 5000);
+    assert_int_equal(disk->truncate(file, 4096), 0);
+    assert_int_equal(disk->size(file, &bytes), 0);
+    assert_int_equal(bytes, 4096);
+    disk->close(file);
+
+    assert_int_equal(disk->open(path, &file), 0);
+    assert_int_equal(disk->write(file, 4096, data, BYTES), 0);
+    assert_int_equal(disk->open(path, &again), 0);
+    assert_int_equal(disk->read(again, 4096, read, BYTES), 0);
+    assert_memory_equal(read, data, BYTES);
+    disk->close(again);
+    disk->close(file);
+
+    if (disk == &disk_system) {
+        snprintf(elsewhere, sizeof elsewhere, "%s/none/log.0", folder);
+        assert_int_equal(disk->make(elsewhere, 1, &file), ENOENT);
+    }
+    mem_free(data);
+    mem_free(read);
+}
+
+static void both(void **state)
+{
+    char folder[] = "/tmp/idemd-disk-XXXXXX", path[64];
+    struct stat status;
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    assert_contract(&disk_system, folder);
+    snprintf(path, sizeof path, "%s/log.0", folder);
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0600);
+    unlink(path);
+    /* Not through a link: what it points to is not ours. */
+    int file;
+    assert_int_equal(symlink("/tmp/idemd-nowhere", path), 0);
+    assert_int_equal(disk_system.open(path, &file), ELOOP);
+    assert_int_equal(disk_system.make(path, 1, &file), EEXIST);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0);
+
+    sim_disk_reset(1);
+    assert_contract(&sim_disk, "x");
+    assert_int_equal(sim_disk_end(), 0);
+}
+
+/* Of a file that has no room nothing is left, and a write that has none says so. */
+static void no_room(void **state)
+{
+    enum { LIMIT = 1024 * 1024 };
+    char folder[] = "/tmp/idemd-disk-XXXXXX", path[64];
+    uint8_t *data = mem_zero(2, LIMIT);
+    struct rlimit before, low;
+    int file, full;
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/log.0", folder);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    low = before;
+    low.rlim_cur = LIMIT;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    full = disk_system.make(path, 2 * LIMIT, &file);
+    const bool left = access(path, F_OK) == 0;
+    const int made = disk_system.make(path, LIMIT, &file);
+    const int written = disk_system.write(file, LIMIT / 2, data, LIMIT);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(full, EFBIG);
+    assert_false(left);
+    assert_int_equal(made, 0);
+    assert_int_equal(written, EFBIG);
+    disk_system.close(file);
+    unlink(path);
+    assert_int_equal(rmdir(folder), 0);
+    mem_free(data);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(both), cmocka_unit_test(no_room)};
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
