@@ -24,7 +24,7 @@ struct slot {
 /* A batch that is to be applied. */
 struct found {
     uint8_t *data;
-    uint64_t first, last;
+    uint64_t first, last, segment;
     uint32_t slot;
     uint64_t end; /* where the next one would be */
     uint32_t bytes;
@@ -87,6 +87,7 @@ static void keep_found(struct log *log, const uint8_t *data, const struct batch_
     *found = (struct found){.data = mem_alloc(header->bytes),
                             .first = header->first,
                             .last = header->last,
+                            .segment = header->segment,
                             .slot = slot,
                             .end = offset + batch_padded_bytes(header->bytes),
                             .bytes = header->bytes};
@@ -158,11 +159,30 @@ static bool open_slots(struct log *log, const struct log_options *options, struc
     return true;
 }
 
+/* By their numbers; of two with the same ones the newer first. */
 static int by_first(const void *a, const void *b)
 {
     const struct found *x = a, *y = b;
 
-    return (x->first > y->first) - (x->first < y->first);
+    if (x->first != y->first)
+        return x->first > y->first ? 1 : -1;
+    return (x->segment < y->segment) - (x->segment > y->segment);
+}
+
+/* A torn last batch, whose numbers were given out again by the segment that came after it, may read whole after all.
+ * Nobody was told of it. */
+static void drop_superseded(struct log *log)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t n = 0; n < log->found_count; n++) {
+        const struct found *before = kept > 0 ? &log->found[kept - 1] : NULL;
+        if (before && log->found[n].first <= before->last && log->found[n].segment < before->segment)
+            mem_free(log->found[n].data);
+        else
+            log->found[kept++] = log->found[n];
+    }
+    log->found_count = kept;
 }
 
 /* Changes are missing before found[n]. */
@@ -190,6 +210,7 @@ static bool check_chain(struct log *log, const struct log_options *options, stru
 
     if (log->found_count > 0)
         qsort(log->found, log->found_count, sizeof *log->found, by_first);
+    drop_superseded(log);
     for (uint32_t n = 0; n < log->found_count; last = log->found[n++].last)
         if (log->found[n].first != last + 1 && !report_gap(log, n, last, options, error))
             return false;

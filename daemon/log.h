@@ -11,11 +11,13 @@
  * change after the applied one on. What does not read counts as never written where nothing follows it - that is how a
  * power cut leaves a batch whose flush had not returned, so nobody was told of it - and as damage where something does:
  * what was acknowledged is lost then, and the store does not open. A bit that flips in the very last batch cannot be
- * told from a torn one. Recovery writes nothing; afterwards the log goes on in a segment of its own, never in an old
+ * told from a torn one; should one that was torn read whole later, what a newer segment has under its numbers counts.
+ * Recovery writes nothing; afterwards the log goes on in a segment of its own, never in an old
  * one.
  *
- * Threads: log_append is the writing thread's, log_prepare the applying thread's, at the same time; log_has_room,
- * log_wants_slot and log_applied are anybody's. The rest is called while there are no threads. */
+ * Threads: log_append is the writing thread's, log_prepare and log_add_slot the applying thread's, at the same time;
+ * log_has_room, log_wants_slot, log_applied, log_slots and log_bytes are anybody's. The rest is called while there are
+ * no threads. */
 #ifndef IDEMD_LOG_H
 #define IDEMD_LOG_H
 

@@ -298,7 +298,7 @@ static bool open_log(struct store *store, const char *path, struct store_error *
     if (!store->log)
         return false;
     if ((code = recover(store)) != 0)
-        return fail(error, 74, "what its log holds cannot be brought into the tables", code);
+        return fail(error, code == EBADMSG ? 65 : 74, "what its log holds cannot be brought into the tables", code);
     if ((code = log_start(store->log)) != 0)
         return fail(error, 74, "its log cannot be written", code);
     if (store->state.next_number > next)

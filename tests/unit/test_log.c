@@ -293,6 +293,26 @@ static void append_and_recover(void **state)
     assert_found(world, 40, 42);
 }
 
+/* Its numbers were given out again meanwhile. */
+static void a_torn_batch_reads_later(void **state)
+{
+    struct world *world = *state;
+
+    start(world);
+    append(world, 1, 300);
+    const struct batch_header torn = append(world, 5, 3000);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    world->count--;
+    reopen(world);
+    assert_found(world, 0, world->count);
+    world->applied = newest(world);
+    start(world);
+    assert_int_equal(append(world, 2, 300).first, torn.first);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    reopen(world);
+    assert_found(world, world->count - 1, world->count);
+}
+
 /* What an older segment left in a slot is never taken for the current one's, whatever the tables say of it. */
 static void leftovers(void **state)
 {
@@ -1061,6 +1081,7 @@ int main(void)
         LOG_TEST(a_new_log),
         LOG_TEST(append_and_recover),
         LOG_TEST(leftovers),
+        LOG_TEST(a_torn_batch_reads_later),
         LOG_TEST(moved),
         LOG_TEST(another_secret),
         LOG_TEST(slots_double),

@@ -1639,7 +1639,7 @@ static void much_to_recover(void **state)
     assert_int_equal(log_start(log), 0);
     for (uint64_t n = 0; n < BATCHES; n++) {
         struct batch batch;
-        batch_start(&batch, first + n * LIVES);
+        batch_start(&batch, first + n * LIVES, NULL);
         for (uint32_t i = 0; i < LIVES; i++) {
             uint8_t encoded[RECORD_BYTES_MAX];
             struct record record = work_record(batch.next, batch.next);
