@@ -33,7 +33,7 @@ struct metrics_gauges {
     uint64_t started_ms, now_ms; /* Unix time */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, memory_bytes;
     uint64_t connections, buffered_bytes, held_bytes;
-    uint64_t store_used_bytes, store_quota_bytes, store_full;
+    uint64_t store_used_bytes, store_quota_bytes, store_full, log_bytes, tail_bytes;
 };
 
 /* Visits every metric that has a value (a counter by call and code only where it is not 0): name, at most two labels

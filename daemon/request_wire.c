@@ -236,8 +236,9 @@ static void add_other_fingerprint(struct call *call, struct bytes value)
 {
     uint32_t count = 0;
 
-    while (call->other_fingerprints[count].data)
-        assert(++count < IDEM_OTHER_FINGERPRINTS_MAX);
+    while (count < IDEM_OTHER_FINGERPRINTS_MAX && call->other_fingerprints[count].data)
+        count++;
+    assert(count < IDEM_OTHER_FINGERPRINTS_MAX);
     call->other_fingerprints[count] = value; /* given, though empty: its data is not NULL */
 }
 

@@ -323,6 +323,8 @@ static struct metrics_gauges read_gauges(const struct service *service)
         .store_used_bytes = space.used_bytes,
         .store_quota_bytes = space.quota_bytes,
         .store_full = space.full,
+        .log_bytes = store_log_bytes(service->store),
+        .tail_bytes = store_tail_bytes(service->store),
     };
 
     outlet->count(outlet->context, &gauges.connections, &gauges.buffered_bytes);

@@ -87,7 +87,7 @@ def machine(work, load):
     memory_gib = int(first_of("/proc/meminfo", "MemTotal").split()[0]) / 1024 / 1024
     return [("processor", f"{first_of('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores"),
             ("memory", f"{memory_gib:.0f} GiB"),
-            ("file system", output_of("stat", "-f", "-c", "%T", work)),
+            ("file system", output_of("findmnt", "-n", "-o", "FSTYPE", "--target", work)),
             ("kernel", f"{platform.system()} {platform.release()}"),
             ("load at the start", f"{load:.2f}")]
 
@@ -147,9 +147,9 @@ def chart(rows, path, rounds):
                 goal = turn(row.goal[1]) if row.goal else float("nan")
                 most = max([most, values[-1]] + ([goal] if row.goal else []))
                 file.write(f'{at} {statistics.median(values):.4f} {values[0]:.4f} {values[-1]:.4f} {goal:.4f} "{row.what}"\n')
-        script = CHART.format(height=140 + 34 * len(rows), output=path, data=data, right="Redis always", rounds=rounds,
+        script = CHART.format(height=140 + 34 * len(rows), output=os.path.abspath(path), data="data", right="Redis always", rounds=rounds,
                               most=f"{most * 1.05:.2f}", last=len(rows) - 0.4)
-        subprocess.run([gnuplot], input=script, text=True, check=True, timeout=60)
+        subprocess.run([gnuplot], cwd=folder, input=script, text=True, check=True, timeout=60)
         return True
     finally:
         shutil.rmtree(folder)
