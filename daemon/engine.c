@@ -14,6 +14,7 @@ enum {
     LEASE_ENDS_A_TURN = 4096, /* the rest ends in the next turns: late is allowed, and the batch stays small */
     HAND_OVERS_A_TURN = 1024, /* of what was applied, */
     SWEPT_A_TURN = 4096,      /* and of what was swept: the rest in the next turns */
+    SWEPT_AHEAD = 8,          /* whose places in the index are fetched while others are taken */
     TOUCH_MS = 60 * 1000,     /* the retention clock is stored at least so often while there are calls */
 };
 
@@ -280,6 +281,8 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 static void take_swept(struct engine *engine)
 {
     for (uint32_t i = 0; i < SWEPT_A_TURN && engine->swept_count > 0; i++) {
+        if (engine->swept_count > SWEPT_AHEAD)
+            index_prefetch(engine->index, engine->swept[SWEPT_AHEAD].hash);
         if (index_remove(engine->index, engine->swept->hash, engine->swept->place))
             engine->finished--;
         engine->swept++;

@@ -31,11 +31,12 @@ enum {
         64 * 1024 * 1024, /* kept allocated beyond the last page, so that a commit does not meet a full disk */
     RESERVE_BYTES = 3 * 1024 * 1024,          /* of the quota: for outcomes when nothing new is granted */
     UNFINISHED_BYTES = 2 * TABLES_PAGE_BYTES, /* held for each unfinished operation, to finish it */
+    APPLIER_NICE = 10,                        /* nobody waits for the tables */
     SPARES_MAX = 64,                          /* batches whose memory is kept, */
     SPARE_BYTES_MAX = 512 * 1024,             /* where it is no more than this */
     POINTS_MAX = 1024,                        /* insertion points remembered */
     PLACE_COUNT_BITS = 30,
-    APPLY_BYTES = 8 * 1024 * 1024, /* the tail is applied when it takes so much, */
+    APPLY_BYTES = 4 * 1024 * 1024, /* the tail is applied when it takes so much, */
     APPLY_MS = 5 * 1000,           /* or is so old */
     SLOT_AGAIN_MS = 1000,          /* where there was none to be had */
     TIDY_BYTES = 1024 * 1024,      /* a tail of so much leaves memory to be given back */
@@ -91,8 +92,9 @@ struct store {
     bool in_flight, flushed_inline;
     bool failed; /* a flush or a commit: nothing is tried again */
     uint64_t durable, applied;
-    uint64_t flush_ns;                /* how long the last one took */
-    uint64_t opened_ns, submitted_ns; /* when the open batch got its first change; when the one in flight left */
+    uint64_t flush_ns;  /* how long the last one took */
+    uint64_t opened_ns; /* when the open batch got its first change */
+    uint64_t queue_ns;  /* how long the one in flight had been open */
     struct blob *spares[SPARES_MAX];
     uint32_t spare_count;
     struct unapplied *tail;
@@ -359,6 +361,7 @@ struct store *store_open(const struct store_options *options, struct store_error
     store->writer = store->applier = worker;
     store->writer.run = run_writer;
     store->applier.run = run_applier;
+    store->applier.nice = APPLIER_NICE;
     if (open_store(store, error) && start(store, error))
         return store;
     store_close(store);
@@ -526,7 +529,7 @@ void store_submit(struct store *store, const struct clock_mark *mark)
     assert(store_pending(store) && store_ready(store));
     batch_seal(&store->open, mark);
     store->submitted_ms = mark->retention_ms;
-    store->submitted_ns = clock_read_ns();
+    store->queue_ns = clock_read_ns() - store->opened_ns;
     store->flight = store->open;
     store->in_flight = true;
     store->writing = (struct writing){.batch = store->flight.bytes->data};
@@ -624,7 +627,7 @@ static void take_written(struct store *store, struct store_event *event)
     store->tail[store->tail_count++] = (struct unapplied){store->flight.bytes, store->durable};
     store->tail_bytes += store->flight.bytes->size;
     store->flight.bytes = NULL;
-    event->queue_ns = store->submitted_ns - store->opened_ns;
+    event->queue_ns = store->queue_ns;
     store->flush_ns = event->flush_ns = writing->ended_ns - writing->began_ns;
 }
 

@@ -3,11 +3,13 @@
 
 #include <assert.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 static void *work(void *argument)
 {
     struct worker *worker = argument;
 
+    setpriority(PRIO_PROCESS, 0, worker->nice); /* on Linux of this thread alone; setpriority(2) */
     pthread_mutex_lock(&worker->mutex);
     for (;;) {
         while (!worker->given && !worker->stopping)

@@ -10,6 +10,7 @@ struct worker {
     void (*run)(void *context);  /* on the thread */
     void (*wake)(void *context); /* on the thread, after each run: worker_take has something */
     void *context, *wake_context;
+    int nice; /* how much it yields to other threads: 0 .. 19, nice(2) */
     pthread_t thread;
     bool started;
     pthread_mutex_t mutex;

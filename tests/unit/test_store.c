@@ -627,6 +627,16 @@ static void how_long_batches_took(void **state)
     event = apply(world, 0);
     assert_true(event.apply_ns > 0);
     assert_int_equal(event.flush_ns, 0);
+
+    /* The next batch is opened while this one is in flight. */
+    struct clock_mark mark;
+    clock_read_mark(&mark);
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    store_submit(world->store, &mark);
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    event = wait_event(world);
+    assert_true(event.flush_ns > 0);
+    assert_true(event.queue_ns <= clock_read_ns() - began_ns);
 }
 
 static void checking(void **state)
@@ -1475,7 +1485,7 @@ static void applied_when_old(void **state)
 
 static void applied_when_large(void **state)
 {
-    enum { PART = 200 * 1024, LIMIT = 8 * 1024 * 1024 };
+    enum { PART = 200 * 1024, LIMIT = 4 * 1024 * 1024 };
     struct world *world = *state;
     uint8_t *data = pattern(PART, 1);
     uint64_t flushed = 0;
