@@ -23,6 +23,7 @@
 #include "daemon/log.h"
 #include "daemon/logging.h"
 #include "daemon/memory.h"
+#include "daemon/places.h"
 #include "daemon/tables.h"
 #include "daemon/worker.h"
 
@@ -34,23 +35,16 @@ enum {
     APPLIER_NICE = 10,                        /* nobody waits for the tables */
     SPARES_MAX = 64,                          /* batches whose memory is kept, */
     SPARE_BYTES_MAX = 512 * 1024,             /* where it is no more than this */
-    POINTS_MAX = 1024,                        /* insertion points remembered */
-    PLACE_COUNT_BITS = 30,
-    APPLY_BYTES = 4 * 1024 * 1024, /* the tail is applied when it takes so much, */
-    APPLY_MS = 5 * 1000,           /* or is so old */
-    SLOT_AGAIN_MS = 1000,          /* where there was none to be had */
-    TIDY_BYTES = 1024 * 1024,      /* a tail of so much leaves memory to be given back */
+    APPLY_BYTES = 4 * 1024 * 1024,            /* the tail is applied when it takes so much, */
+    APPLY_MS = 5 * 1000,                      /* or is so old */
+    SLOT_AGAIN_MS = 1000,                     /* where there was none to be had */
+    TIDY_BYTES = 1024 * 1024,                 /* a tail of so much leaves memory to be given back */
     /* A batch is flushed on the loop where it is small, */
     INLINE_CHANGES = 64,
     INLINE_BYTES = 64 * 1024,
     INLINE_NS = 1000 * 1000, /* and the flush before took no longer: a slow disk must not hold up what needs none */
 };
 #define MAP_BYTES_OVER (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
-
-/* Where the next place of some seconds goes. */
-struct point {
-    uint64_t seconds, next_count;
-};
 
 /* A batch that is in the log and not in the tables. */
 struct unapplied {
@@ -106,8 +100,7 @@ struct store {
 
     MDB_txn *reader; /* of the loop */
     bool reading;    /* it is not reset */
-    struct point points[POINTS_MAX];
-    uint32_t point_count;
+    struct places places;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
     uint64_t used_bytes, first_place;
     bool disk_full, no_slot;
@@ -351,6 +344,8 @@ static bool start(struct store *store, struct store_error *error)
     return true;
 }
 
+static uint64_t last_place(void *context, uint64_t seconds);
+
 struct store *store_open(const struct store_options *options, struct store_error *error)
 {
     struct store *store = mem_zero(1, sizeof *store);
@@ -358,6 +353,8 @@ struct store *store_open(const struct store_options *options, struct store_error
 
     store->options = *options;
     store->directory.lock_fd = -1;
+    store->places.last = last_place;
+    store->places.context = store;
     store->writer = store->applier = worker;
     store->writer.run = run_writer;
     store->applier.run = run_applier;
@@ -670,47 +667,19 @@ bool store_poll(struct store *store, struct store_event *event)
 
 /* ---- Places ----------------------------------------------------------------------------------------- */
 
-/* Points that are over are never asked for again. */
-static void drop_points(struct store *store, uint64_t before_s)
+static uint64_t last_place(void *context, uint64_t seconds)
 {
-    uint32_t kept = 0;
-
-    for (uint32_t i = 0; i < store->point_count; i++)
-        if (store->points[i].seconds >= before_s)
-            store->points[kept++] = store->points[i];
-    store->point_count = kept;
-}
-
-static struct point *point_of(struct store *store, uint64_t seconds)
-{
-    uint64_t last = 0;
-
-    for (uint32_t i = 0; i < store->point_count; i++)
-        if (store->points[i].seconds == seconds)
-            return &store->points[i];
-    if (store->point_count == POINTS_MAX)
-        drop_points(store, store->submitted_ms / 1000);
-    /* At most 17 multiples of each step lie ahead, and there are 23 steps up to 90 days. */
-    assert(store->point_count < POINTS_MAX);
+    struct store *store = context;
+    uint64_t last;
     const int code = tables_last_place(&store->tables, reader(store), seconds, &last);
+
     assert(code == 0);
-    store->points[store->point_count] = (struct point){seconds, last ? (last & ((1u << PLACE_COUNT_BITS) - 1)) + 1 : 0};
-    return &store->points[store->point_count++];
+    return last;
 }
 
 uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms)
 {
-    uint64_t step_s = 1, seconds = expires_ms / 1000 + (expires_ms % 1000 != 0);
-
-    while (step_s * 2 <= keep_ms / 1000 / 8)
-        step_s *= 2;
-    seconds = (seconds + step_s - 1) / step_s * step_s;
-    assert(seconds < 1ull << 33);
-    for (;; seconds++) {
-        struct point *point = point_of(store, seconds);
-        if (point->next_count < 1ull << PLACE_COUNT_BITS)
-            return seconds << PLACE_COUNT_BITS | point->next_count++;
-    }
+    return places_next(&store->places, expires_ms, keep_ms, store->submitted_ms / 1000);
 }
 
 uint64_t store_first_place(const struct store *store)

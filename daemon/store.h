@@ -145,9 +145,7 @@ struct store_event {
 /* Takes what the store's threads have to say. False: nothing new. Cheap. */
 bool store_poll(struct store *store, struct store_event *event);
 
-/* A new place for something that is over at expires_ms (retention clock) after it was to be kept keep_ms. Its seconds
- * are expires_ms rounded up to a multiple of the largest power of two (of seconds) not above keep/8: few insertion
- * points. */
+/* A new place for something that is over at expires_ms (retention clock) after it was to be kept keep_ms: places.h. */
 uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms);
 static inline uint64_t store_place_seconds(uint64_t place)
 {
