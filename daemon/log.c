@@ -46,6 +46,7 @@ struct log {
     uint8_t *staged; /* what is written from, aligned; the writing thread's */
     uint64_t staged_bytes;
 
+    bool lost;
     struct found *found;
     uint32_t found_count, found_capacity;
 };
@@ -146,12 +147,14 @@ static bool open_slots(struct log *log, const struct log_options *options, struc
         if (code == ENOENT && slot >= options->slots)
             return true;
         if (code == ENOENT && options->accept_loss &&
-            log->disk->make(path, slot_bytes(slot), &log->slots[slot].file) == 0)
+            log->disk->make(path, slot_bytes(slot), &log->slots[slot].file) == 0) {
             log_event(LOG_ERROR, "lost", "log", path, NULL);
-        else if (code == ENOENT)
+            log->lost = true;
+        } else if (code == ENOENT) {
             return fail(error, 65, "is missing", path, "what it held is lost; --accept-loss starts without it");
-        else if (code != 0)
+        } else if (code != 0) {
             return fail_errno(error, "cannot be opened", path, code);
+        }
         log->slot_count++;
         if (!read_slot(log, slot, options->applied, error))
             return false;
@@ -272,6 +275,11 @@ void log_close(struct log *log)
 uint32_t log_found(const struct log *log)
 {
     return log->found_count;
+}
+
+bool log_lost(const struct log *log)
+{
+    return log->lost;
 }
 
 struct bytes log_batch(const struct log *log, uint32_t n)

@@ -51,6 +51,8 @@ void log_close(struct log *log); /* NULL is fine */
 /* What is to be applied, oldest first: batch n, 0 .. log_found - 1. Valid until log_start. */
 uint32_t log_found(const struct log *log);
 struct bytes log_batch(const struct log *log, uint32_t n);
+/* A missing slot was accepted: it may have held higher numbers than any that was found. */
+bool log_lost(const struct log *log);
 /* Everything found is applied and flushed: all slots are free, the log goes on in a new segment. Returns 0 or an errno.
  */
 int log_start(struct log *log);

@@ -219,6 +219,12 @@ static bool fail(struct store_error *error, int exit_code, const char *what, int
     return false;
 }
 
+/* Numbers begin here, a million a second: above all that an earlier store gave out before. */
+static uint64_t number_of_now(uint64_t wall_ms)
+{
+    return wall_ms / 1000 << 20;
+}
+
 /* Builds a store beside its place and puts it there. */
 static bool build(struct store *store, struct store_error *error)
 {
@@ -233,8 +239,7 @@ static bool build(struct store *store, struct store_error *error)
     if (!make_facts(&facts, error) || !directory_begin_build(&store->directory, error) ||
         !tables_open(&tables, path, map_bytes(store), false, error))
         return false;
-    /* Numbers go on above those of a store that may have been lost. */
-    state = (struct tables_state){.next_number = facts.mark.wall_ms / 1000 << 20, .mark = facts.mark, .log_slots = 1};
+    state = (struct tables_state){.next_number = number_of_now(facts.mark.wall_ms), .mark = facts.mark, .log_slots = 1};
     good = tables_create(&tables, &facts, &state, error);
     tables_close(&tables);
     if (good && (code = log_make(disk_of(store), path)) != 0)
@@ -278,6 +283,18 @@ static int recover(struct store *store)
     return code;
 }
 
+/* What was lost may have held numbers that somebody knows, and a fence never comes back. */
+static int skip_numbers(struct store *store)
+{
+    struct clock_mark mark;
+
+    clock_read_mark(&mark);
+    const uint64_t next = number_of_now(mark.wall_ms + 1000);
+    if (store->state.next_number < next)
+        store->state.next_number = next;
+    return recover_part(store, 0, 0);
+}
+
 static bool open_log(struct store *store, const char *path, struct store_error *error)
 {
     const struct log_options options = {.disk = disk_of(store),
@@ -294,6 +311,8 @@ static bool open_log(struct store *store, const char *path, struct store_error *
         return false;
     if ((code = recover(store)) != 0)
         return fail(error, code == EBADMSG ? 65 : 74, "what its log holds cannot be brought into the tables", code);
+    if (log_lost(store->log) && (code = skip_numbers(store)) != 0)
+        return fail(error, 74, "its state cannot be written", code);
     if ((code = log_start(store->log)) != 0)
         return fail(error, 74, "its log cannot be written", code);
     if (store->state.next_number > next)

@@ -606,6 +606,32 @@ static void killed(void **state)
     }
 }
 
+/* Nobody knows which numbers a lost file of the log held. */
+static void fences_do_not_come_back_after_a_loss(void **state)
+{
+    struct world *world = *state;
+    struct record record = some_record(world->store, "k");
+    char path[160];
+
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    flush(world);
+    const uint64_t next = store_next_number(world->store);
+    store_close(world->store);
+    world->store = NULL;
+    snprintf(path, sizeof path, "%s/store/log.0", world->data);
+    assert_int_equal(remove(path), 0);
+    struct store_error error;
+    assert_null(try_open(world, UINT64_C(1) << 33, &error));
+    assert_int_equal(error.exit_code, 65);
+    world->accept_loss = true;
+    reopen(world);
+    const uint64_t after = store_next_number(world->store);
+    assert_true(after > next + 100000);
+    world->accept_loss = false;
+    reopen(world);
+    assert_int_equal(store_next_number(world->store), after);
+}
+
 static void how_long_batches_took(void **state)
 {
     struct world *world = *state;
@@ -1899,6 +1925,7 @@ int main(void)
         STORE_TEST(killed),
         STORE_TEST(checking),
         STORE_TEST(how_long_batches_took),
+        STORE_TEST(fences_do_not_come_back_after_a_loss),
         STORE_TEST(what_lies_at_a_wrong_place_is_damage),
         STORE_TEST(what_lies_on_both_sides_of_a_bad_page_is_read),
         STORE_TEST(checking_finds_every_bad_page),
