@@ -16,6 +16,7 @@
 
 enum {
     SCRATCH_BYTES = 64 * 1024,
+    READ_TOGETHER_BYTES = 64 * 1024,    /* of frames that are read before the first of them is decided */
     READS_A_TURN = 4,                   /* so that one busy peer leaves room for others */
     OUT_BYTES_MAX = 1024 * 1024,        /* of answers not sent yet; over that no call is decided */
     IN_BYTES_MAX = 256 * 1024 * 1024,   /* of unfinished frames, over all connections */
@@ -279,28 +280,59 @@ static void refuse_frame(struct conn *conn, const char *message)
     end_input(conn, CONN_REFUSED);
 }
 
+/* Frames that were cut out and are to be decided. */
+struct frames {
+    struct service_message messages[SERVICE_READ_MAX];
+    unsigned count;
+    uint32_t end[SERVICE_READ_MAX]; /* where each ends */
+    enum frame_cut next;            /* FRAME_WHOLE: there may be more */
+};
+
+/* Cuts frames out of data[at .. size), as many as are read together. */
+static void cut_frames(const struct conn *conn, uint8_t *data, uint32_t size, uint32_t at, struct frames *frames)
+{
+    const uint32_t bytes_max = service_message_bytes_max(conn->session.service), start = at;
+    uint32_t message_bytes;
+
+    frames->count = 0;
+    frames->next = FRAME_WHOLE;
+    while (frames->count < SERVICE_READ_MAX && at - start < READ_TOGETHER_BYTES) {
+        frames->next = frame_cut(data + at, size - at, bytes_max, &message_bytes);
+        if (frames->next != FRAME_WHOLE)
+            return;
+        frames->messages[frames->count] = (struct service_message){data + at + IDEM_FRAME_HEADER_BYTES, message_bytes};
+        at += IDEM_FRAME_HEADER_BYTES + message_bytes;
+        frames->end[frames->count++] = at;
+    }
+}
+
+static void decide_frame(struct conn *conn, const struct frames *frames, unsigned number)
+{
+    conn->conns->taken_bytes += frames->messages[number].size;
+    clear_deadline(conn);
+    if (!service_decide(&conn->session, number, conn->read_ms, &conn->conns->now))
+        end_input(conn, CONN_REFUSED);
+}
+
 /* Decides the frames in data[0 .. size), as far as it may. Returns how many bytes were taken. */
 static uint32_t decide_frames(struct conn *conn, uint8_t *data, uint32_t size)
 {
-    const uint32_t bytes_max = service_message_bytes_max(conn->session.service);
-    uint32_t at = 0, message_bytes;
+    struct service *service = conn->session.service;
+    struct frames frames = {.next = FRAME_WHOLE};
+    uint32_t at = 0;
 
-    while (can_decide(conn)) {
-        const enum frame_cut cut = frame_cut(data + at, size - at, bytes_max, &message_bytes);
-        if (cut == FRAME_PARTIAL)
-            break;
-        if (cut != FRAME_WHOLE) {
-            refuse_frame(conn, cut == FRAME_BAD_FLAG ? "frame: its flag byte is not 0"
-                                                     : "frame: longer than max_frame_bytes, as Hello tells it");
-            break;
+    while (frames.next == FRAME_WHOLE && can_decide(conn)) {
+        cut_frames(conn, data, size, at, &frames);
+        service_read(service, frames.messages, frames.count);
+        for (unsigned i = 0; i < frames.count && can_decide(conn); i++) {
+            at = frames.end[i];
+            decide_frame(conn, &frames, i);
         }
-        uint8_t *message = data + at + IDEM_FRAME_HEADER_BYTES;
-        at += IDEM_FRAME_HEADER_BYTES + message_bytes;
-        conn->conns->taken_bytes += message_bytes;
-        clear_deadline(conn);
-        if (!service_message(&conn->session, message, message_bytes, conn->read_ms, &conn->conns->now))
-            end_input(conn, CONN_REFUSED);
+        service_read_end(service);
     }
+    if (frames.next != FRAME_WHOLE && frames.next != FRAME_PARTIAL && can_decide(conn))
+        refuse_frame(conn, frames.next == FRAME_BAD_FLAG ? "frame: its flag byte is not 0"
+                                                         : "frame: longer than max_frame_bytes, as Hello tells it");
     return at;
 }
 

@@ -1,7 +1,7 @@
 /* Connections: bytes in, frames cut out of them, answers out. Bounded both ways: a connection whose answers pile up, or
  * which has as many open calls as one may have, is read no further until they went. Loop thread only.
  *
- *      readable -> cut -> service_message          answers -> pieces -> one sendmsg a turn
+ *      readable -> cut -> service_read, _decide          answers -> pieces -> one sendmsg a turn
  *
  *                     end of input                    last answer sent
  *      READING -----------------------> ENDED -----------------------------------> closed

@@ -158,11 +158,20 @@ static void cancel(struct engine *engine, const struct asker *asker)
     decide_reply(engine, asker, &reply);
 }
 
-void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
-                 uint64_t deadline_ms, const struct now *now)
+void engine_expect(struct engine *engine, struct call *const calls[], unsigned count)
 {
-    struct call own = *call;
-    const struct asker asker = {.party = party, .request = request, .call = &own, .deadline_ms = deadline_ms};
+    uint64_t hashes[EXPECTED_MAX];
+
+    assert(count <= EXPECTED_MAX);
+    for (unsigned i = 0; i < count; i++)
+        hashes[i] = calls[i]->hash = record_hash(engine->secret, &calls[i]->id);
+    operation_expect(engine, hashes, count);
+}
+
+void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
+                 const struct now *now)
+{
+    const struct asker asker = {.party = party, .request = request, .call = call, .deadline_ms = deadline_ms};
 
     engine->called = true;
     if (now->boot_ms >= deadline_ms) {
@@ -181,7 +190,8 @@ void engine_call(struct engine *engine, struct party *party, uint64_t request, c
         cancel(engine, &asker);
         break;
     default:
-        own.hash = record_hash(engine->secret, &own.id);
+        if (call->hash == 0)
+            call->hash = record_hash(engine->secret, &call->id);
         decide_call(engine, &asker, now);
     }
 }

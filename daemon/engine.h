@@ -91,9 +91,13 @@ struct engine *engine_open(const struct engine_options *options, const struct po
                            struct store_error *error);
 void engine_close(struct engine *engine); /* NULL is fine; parked calls get no answer */
 
-/* Decides one call, or parks it. deadline_ms (boot time) is when its client gives up; UINT64_MAX: never. */
-void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
-                 uint64_t deadline_ms, const struct now *now);
+/* These calls, which all name one operation each, come next: fills in their hashes, and fetches what deciding them will
+ * look at, the misses of one beside those of the others. Has no other effect. */
+enum { EXPECTED_MAX = 16 };
+void engine_expect(struct engine *engine, struct call *const calls[], unsigned count);
+/* Decides one call, or parks it; its hash is filled in where it is 0. deadline_ms (boot time) is when its client gives up; UINT64_MAX: never. */
+void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
+                 const struct now *now);
 
 /* The input of this connection ended: its parked calls are withdrawn without an answer, its bound leases cut to the
  * grace. The party may be used no more. */

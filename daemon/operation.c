@@ -410,6 +410,34 @@ void operation_find(struct engine *engine, const struct identity *id, uint64_t h
     }
 }
 
+static void prefetch(const void *start, size_t size)
+{
+    enum { LINE_BYTES = 64 };
+
+    for (size_t at = 0; at < size; at += LINE_BYTES)
+        __builtin_prefetch((const uint8_t *)start + at);
+}
+
+void operation_expect(const struct engine *engine, const uint64_t *hashes, unsigned count)
+{
+    const struct operation *operations[EXPECTED_MAX];
+    unsigned found = 0;
+
+    assert(count <= EXPECTED_MAX);
+    for (unsigned i = 0; i < count; i++)
+        index_prefetch(engine->index, hashes[i]);
+    for (unsigned i = 0; i < count; i++) {
+        struct index_cursor cursor = {0};
+        const uint64_t entry = index_find(engine->index, hashes[i], &cursor);
+        if (entry & IN_MEMORY) {
+            operations[found++] = at_entry(entry);
+            prefetch(at_entry(entry), sizeof(struct operation));
+        }
+    }
+    for (unsigned i = 0; i < found; i++)
+        prefetch(operations[i]->record, operations[i]->record_bytes);
+}
+
 /* ---- Changing -------------------------------------------------------------------------- */
 
 static void touch(struct engine *engine, struct operation *operation)

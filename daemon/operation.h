@@ -120,6 +120,8 @@ struct found {
  * changed or the turn ends. */
 void operation_find(struct engine *engine, const struct identity *id, uint64_t hash, const struct now *now,
                     struct found *found);
+/* Brings what operation_find of these hashes will look at into the cache; at most EXPECTED_MAX. */
+void operation_expect(const struct engine *engine, const uint64_t *hashes, unsigned count);
 /* Unpacks the record of an operation in memory, which is there and not damaged. */
 void operation_read(const struct operation *operation, struct record *record);
 

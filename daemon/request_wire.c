@@ -118,7 +118,7 @@ static void read_outcome(struct arena *arena, struct bytes message, const struct
             sent.code = signed_of(&field);
             break;
         case OUTCOME_ATTRIBUTES:
-            attributes_bytes += field.size;
+            attributes_bytes += scan->attributes_dropped ? 0 : field.size;
             break;
         case OUTCOME_BODY:
             sent.body = value_of(&field);

@@ -90,7 +90,7 @@ struct outcome {
 struct call {
     enum call_type type;
     struct identity id; /* for Recover and List only id.namespace */
-    uint64_t hash;      /* record_hash of id; the engine fills it */
+    uint64_t hash;      /* record_hash of id; 0: not known yet, the engine fills it */
     struct bytes traceparent;
     const struct policy *policy; /* of its namespace; outlives the call, parked or not */
 

@@ -1,6 +1,6 @@
 /* From a message to an engine call, and from the engine's reply to bytes that go out when they may.
  *
- *     service_message: scan -> read or unpack -> call     ...   reply -> response -> (held until durable) -> send
+ *     service_read: scan -> call     service_decide: (unpack) -> decide ... reply -> response -> (held) -> send
  *
  * An answer that rests on a change which is not flushed yet is held: in the queue of the batch in flight or of the open
  * one. When a batch is flushed its queue goes out whole. Hello and Stats are answered here; all else is the engine's.
@@ -36,6 +36,16 @@ struct held_queue {
     struct held *first, **last;
 };
 
+/* A message that was read. */
+struct read_message {
+    struct service_message bytes;
+    enum scan_verdict verdict;
+    struct scan_result scan;
+    bool is_call; /* `call` and timeout_ms are filled; else it has to be unpacked, or refused */
+    struct call call;
+    uint32_t timeout_ms;
+};
+
 struct service {
     struct service_options options;
     struct store *store;
@@ -50,6 +60,7 @@ struct service {
     uint64_t started_ms;
     struct metrics metrics;
     const struct now *now; /* of the call at work */
+    struct read_message read[SERVICE_READ_MAX];
 };
 
 static struct session *session_of(struct party *party)
@@ -356,7 +367,7 @@ static void on_stats(struct session *session, const Idem__V1__Request *request)
 
 /* ---- Messages ------------------------------------------------------------------------- */
 
-static void on_engine_call(struct session *session, uint64_t id, uint32_t timeout_ms, const struct call *call,
+static void on_engine_call(struct session *session, uint64_t id, uint32_t timeout_ms, struct call *call,
                            uint64_t read_ms)
 {
     struct service *service = session->service;
@@ -382,46 +393,74 @@ static void on_request(struct session *session, const Idem__V1__Request *request
     }
 }
 
-static void dispatch(struct session *session, const uint8_t *data, uint32_t size, const struct scan_result *scan,
-                     uint64_t read_ms)
+static void read_message(struct service *service, const struct service_message *bytes, struct read_message *message)
 {
-    struct service *service = session->service;
-    const Idem__V1__Request *request;
-    struct call call;
-    uint32_t timeout_ms;
+    const struct policy *policy = &service->options.policy;
+    const struct scan_limits limits = {.keep_ms_min = policy->keep_min_ms, .keep_ms_max = policy->keep_max_ms};
 
-    if (request_wire_read(service->arena, data, size, scan, &service->options.policy, &call, &timeout_ms)) {
-        on_engine_call(session, scan->id, timeout_ms, &call, read_ms);
-        return;
-    }
-    request = request_unpack(service->arena, data, size);
-    if (request)
-        on_request(session, request, scan, read_ms);
-    else
-        refuse(session, scan->id, scan->call, CODE_INTERNAL, "UNPACK", NULL, "the request could not be unpacked");
+    message->bytes = *bytes;
+    message->verdict = scan_request(bytes->data, bytes->size, &limits, &message->scan);
+    message->is_call =
+        message->verdict == SCAN_OK && request_wire_read(service->arena, bytes->data, bytes->size, &message->scan,
+                                                         policy, &message->call, &message->timeout_ms);
 }
 
-bool service_message(struct session *session, uint8_t *data, uint32_t size, uint64_t read_ms, const struct now *now)
+void service_read(struct service *service, const struct service_message *messages, unsigned count)
+{
+    struct call *calls[SERVICE_READ_MAX];
+    unsigned call_count = 0;
+
+    assert(count <= SERVICE_READ_MAX);
+    for (unsigned i = 0; i < count; i++) {
+        read_message(service, &messages[i], &service->read[i]);
+        if (service->read[i].is_call)
+            calls[call_count++] = &service->read[i].call;
+    }
+    engine_expect(service->engine, calls, call_count);
+}
+
+void service_read_end(struct service *service)
+{
+    arena_rewind(service->arena, 0);
+}
+
+static void unpack(struct session *session, const struct read_message *message, uint64_t read_ms)
+{
+    struct arena *arena = session->service->arena;
+    const size_t mark = arena_mark(arena);
+    const Idem__V1__Request *request;
+
+    if (message->scan.attributes_dropped)
+        scan_take_out_attributes(message->bytes.data, &message->scan);
+    request = request_unpack(arena, message->bytes.data, message->bytes.size);
+    if (request)
+        on_request(session, request, &message->scan, read_ms);
+    else
+        refuse(session, message->scan.id, message->scan.call, CODE_INTERNAL, "UNPACK", NULL,
+               "the request could not be unpacked");
+    arena_rewind(arena, mark);
+}
+
+bool service_decide(struct session *session, unsigned number, uint64_t read_ms, const struct now *now)
 {
     struct service *service = session->service;
-    const struct scan_limits limits = {.keep_ms_min = service->options.policy.keep_min_ms,
-                                       .keep_ms_max = service->options.policy.keep_max_ms};
-    struct scan_result scan;
-    const enum scan_verdict verdict = scan_request(data, size, &limits, &scan);
+    struct read_message *message = &service->read[number];
+    const struct scan_result *scan = &message->scan;
 
     service->now = now;
-    if (verdict == SCAN_NOT_A_REQUEST) {
-        service_bad_frame(session, scan.message);
+    if (message->verdict == SCAN_NOT_A_REQUEST) {
+        service_bad_frame(session, scan->message);
         return false;
     }
     session->open_calls++;
-    if (verdict == SCAN_INVALID)
-        refuse(session, scan.id, scan.call, CODE_INVALID_ARGUMENT, "INVALID_ARGUMENT", scan.field, scan.message);
-    else if (verdict == SCAN_UNIMPLEMENTED)
-        refuse(session, scan.id, 0, CODE_UNIMPLEMENTED, "UNKNOWN_CALL", NULL, "this daemon does not know this call");
+    if (message->is_call)
+        on_engine_call(session, scan->id, message->timeout_ms, &message->call, read_ms);
+    else if (message->verdict == SCAN_INVALID)
+        refuse(session, scan->id, scan->call, CODE_INVALID_ARGUMENT, "INVALID_ARGUMENT", scan->field, scan->message);
+    else if (message->verdict == SCAN_UNIMPLEMENTED)
+        refuse(session, scan->id, 0, CODE_UNIMPLEMENTED, "UNKNOWN_CALL", NULL, "this daemon does not know this call");
     else
-        dispatch(session, data, size, &scan, read_ms);
-    arena_rewind(service->arena, 0);
+        unpack(session, message, read_ms);
     return true;
 }
 

@@ -55,9 +55,21 @@ void service_session_input_ended(struct session *session, const struct now *now)
 /* The connection is gone; answers to it are dropped. */
 void service_session_close(struct session *session, const struct now *now);
 
-/* Decides one message (a frame without its header), which may be changed. read_ms: boot time at which it was read.
+/* Messages (frames without their headers) that came together are read together before the first of them is decided, so
+ * that what they will look at in memory is fetched for all of them at once. Reading has no effect that can be seen: a
+ * message that was read and not decided can be read again. */
+enum { SERVICE_READ_MAX = EXPECTED_MAX };
+struct service_message {
+    uint8_t *data; /* may be changed */
+    uint32_t size;
+};
+/* Reads up to SERVICE_READ_MAX messages, in place of those that were read before. */
+void service_read(struct service *service, const struct service_message *messages, unsigned count);
+/* Decides the message of that number of those that were read. read_ms: boot time at which it was read from the socket.
  * False: it was no Request; the answer that says so was sent, and the connection is to be closed after it. */
-bool service_message(struct session *session, uint8_t *data, uint32_t size, uint64_t read_ms, const struct now *now);
+bool service_decide(struct session *session, unsigned number, uint64_t read_ms, const struct now *now);
+/* No more of those that were read will be decided; their data may go. */
+void service_read_end(struct service *service);
 /* The largest message it takes, which a frame may announce. */
 uint32_t service_message_bytes_max(const struct service *service);
 /* Says that a frame could not be read (id 0). The connection is to be closed after it. */

@@ -441,13 +441,15 @@ static enum scan_verdict is_broken(const struct walk *walk)
 
 /* The outcome has passed the walk, so its fields read well. More than 64 attributes, or more than 4 KiB of them, leave
  * more room than a filler's head needs. */
-static void take_out_attributes(uint8_t *outcome, size_t size)
+void scan_take_out_attributes(uint8_t *data, const struct scan_result *result)
 {
+    uint8_t *outcome = data + result->outcome_at;
     struct wire_field field;
     size_t kept = 0;
 
-    for (size_t at = 0; at < size; at += field.size) {
-        bool whole = wire_read(outcome + at, size - at, &field);
+    assert(result->attributes_dropped);
+    for (size_t at = 0; at < result->outcome_bytes; at += field.size) {
+        bool whole = wire_read(outcome + at, result->outcome_bytes - at, &field);
 
         assert(whole);
         if (field.number == OUTCOME_ATTRIBUTES)
@@ -455,19 +457,19 @@ static void take_out_attributes(uint8_t *outcome, size_t size)
         memmove(outcome + kept, outcome + at, field.size);
         kept += field.size;
     }
-    wire_put_filler(outcome + kept, size - kept, OUTCOME_FILLER);
+    wire_put_filler(outcome + kept, result->outcome_bytes - kept, OUTCOME_FILLER);
 }
 
-static void finish_outcome(struct walk *walk, uint8_t *data)
+static void finish_outcome(struct walk *walk)
 {
     struct scan_result *result = walk->result;
 
+    result->outcome_at = (uint32_t)(walk->outcome - walk->start);
+    result->outcome_bytes = (uint32_t)walk->outcome_bytes;
     result->attributes_digest =
         result->attributes_count > 0 ? XXH3_64bits_digest(walk->attributes) : XXH3_64bits("", 0);
-    if (result->attributes_count <= IDEM_ATTRIBUTES_MAX && result->attributes_bytes <= IDEM_ATTRIBUTES_BYTES_MAX)
-        return;
-    take_out_attributes(data + (walk->outcome - walk->start), walk->outcome_bytes);
-    result->attributes_dropped = true;
+    result->attributes_dropped =
+        result->attributes_count > IDEM_ATTRIBUTES_MAX || result->attributes_bytes > IDEM_ATTRIBUTES_BYTES_MAX;
 }
 
 /* Of the two strings, which are long, only the first byte. */
@@ -479,9 +481,11 @@ static void begin_result(struct scan_result *result)
     result->attributes_digest = 0;
     result->attributes_count = result->attributes_bytes = 0;
     result->attributes_dropped = false;
+    result->outcome_at = result->outcome_bytes = 0;
 }
 
-enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_limits *limits, struct scan_result *result)
+enum scan_verdict scan_request(const uint8_t *data, size_t size, const struct scan_limits *limits,
+                               struct scan_result *result)
 {
     const struct place request = {NULL, NULL};
     XXH3_state_t attributes;
@@ -499,6 +503,6 @@ enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_lim
     if (result->call == 0)
         return blame_call(&walk);
     if (walk.outcome != NULL)
-        finish_outcome(&walk, data);
+        finish_outcome(&walk);
     return SCAN_OK;
 }

@@ -35,14 +35,17 @@ struct scan_result {
                                    outcome with none has that of no bytes; 0 where there is no outcome */
     uint32_t attributes_count;
     uint32_t attributes_bytes; /* names and values together */
-    bool attributes_dropped;   /* over IDEM_ATTRIBUTES_MAX or IDEM_ATTRIBUTES_BYTES_MAX: taken out of `data` */
+    bool attributes_dropped;   /* over IDEM_ATTRIBUTES_MAX or IDEM_ATTRIBUTES_BYTES_MAX: not to be kept */
+    uint32_t outcome_at, outcome_bytes; /* where that outcome is in the message */
 };
 
-/* Scans one Request, data[0 .. size). Every limit is inclusive. Attributes over their limits are no error (a Complete
- * is never refused for what it carries): they are overwritten in place, with one unknown field of the same size, so
- * that the message that is left unpacks without them; hence `data` is not const. Nothing else of it is changed.
- * `result` is filled as far as known whatever is returned. */
-enum scan_verdict scan_request(uint8_t *data, size_t size, const struct scan_limits *limits,
+/* Scans one Request, data[0 .. size). Every limit is inclusive. Attributes over their limits are no error: a Complete
+ * is never refused for what it carries. `result` is filled as far as known whatever is returned. */
+enum scan_verdict scan_request(const uint8_t *data, size_t size, const struct scan_limits *limits,
                                struct scan_result *result);
+
+/* Of a Request that passed with attributes_dropped: overwrites its attributes in place, with one unknown field of the
+ * same size, so that what is left unpacks without them. */
+void scan_take_out_attributes(uint8_t *data, const struct scan_result *result);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/request.h"
@@ -458,6 +459,7 @@ static void read_both_ways(struct arena *arena, const struct message *sent)
     struct scan_result scan;
     struct call got, expected;
     const Idem__V1__Request *request;
+    uint8_t *unpacked;
 
     data += frame_get_varint(data, sent->size, &value); /* what is around the Request */
     data += frame_get_varint(data, sent->size, &value);
@@ -465,13 +467,19 @@ static void read_both_ways(struct arena *arena, const struct message *sent)
     assert_int_equal(scan_request(data, size, &limits, &scan), SCAN_OK);
     memset(&got, 0x5a, sizeof got);
     assert_true(request_wire_read(arena, data, size, &scan, &policy, &got, &timeout_ms));
-    request = request_unpack(arena, data, size);
+    unpacked = malloc(size);
+    assert_non_null(unpacked);
+    memcpy(unpacked, data, size);
+    if (scan.attributes_dropped)
+        scan_take_out_attributes(unpacked, &scan);
+    request = request_unpack(arena, unpacked, size);
     assert_non_null(request);
     request_to_call(arena, request, &scan, &policy, &expected);
     assert_true(scan.id == request->id);
     assert_int_equal(timeout_ms, request->timeout_ms);
     same_call(&got, &expected);
     count_met(&got, sent);
+    free(unpacked);
     arena_rewind(arena, 0);
 }
 
