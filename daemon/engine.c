@@ -340,6 +340,13 @@ static void submit(struct engine *engine, const struct now *now, const struct cl
     engine->called = false;
 }
 
+/* What was read of the store is good no longer. */
+static void end_reading(struct engine *engine)
+{
+    store_end_turn(engine->store);
+    engine->expected_count = 0;
+}
+
 uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark)
 {
     const struct deadline *first;
@@ -349,7 +356,7 @@ uint64_t engine_turn(struct engine *engine, const struct now *now, const struct 
     end_waits(engine, now);
     submit(engine, now, mark);
     next_ms = apply(engine, now);
-    store_end_turn(engine->store);
+    end_reading(engine);
     if ((first = deadlines_first(&engine->leases)))
         next_ms = earlier(next_ms, earlier(first->at_ms + engine->stalled_ms, now->boot_ms + HEARTBEAT_MS));
     if ((first = deadlines_first(&engine->waits)))
@@ -361,7 +368,7 @@ void engine_stored(struct engine *engine, const struct store_event *event, const
 {
     assert(!event->failed && event->applied >= engine->applied);
     /* What is read from now on has to show what the index will say. */
-    store_end_turn(engine->store);
+    end_reading(engine);
     engine->applied = event->applied;
     if (!store_busy(engine->store))
         operation_batch_durable(engine, now);

@@ -345,6 +345,68 @@ void operation_enter_loaded(struct engine *engine, struct operation *operation)
     enter(engine, operation, &record);
 }
 
+/* ---- Finding several ------------------------------------------------------------------ */
+
+static void prefetch(const void *start, size_t size)
+{
+    enum { LINE_BYTES = 64 };
+
+    for (size_t at = 0; at < size; at += LINE_BYTES)
+        __builtin_prefetch((const uint8_t *)start + at);
+}
+
+static enum store_read read_finished(struct engine *engine, uint64_t place, struct bytes *record)
+{
+    const uint64_t began_ns = durations_sampled_begin(engine->options.cold_reads);
+    const enum store_read read = store_read_finished(engine->store, place, record);
+
+    durations_sampled_end(engine->options.cold_reads, began_ns);
+    return read;
+}
+
+static void expect_stored(struct engine *engine, uint64_t place)
+{
+    struct expected *expected = &engine->expected[engine->expected_count++];
+
+    *expected = (struct expected){.place = place};
+    expected->read = read_finished(engine, place, &expected->record);
+    prefetch(expected->record.data, expected->record.size);
+}
+
+/* As read_finished, of what may have been expected. */
+static enum store_read read_expected(struct engine *engine, uint64_t place, struct bytes *record)
+{
+    for (unsigned i = 0; i < engine->expected_count; i++)
+        if (engine->expected[i].place == place) {
+            *record = engine->expected[i].record;
+            return engine->expected[i].read;
+        }
+    return read_finished(engine, place, record);
+}
+
+void operation_expect(struct engine *engine, const uint64_t *hashes, unsigned count)
+{
+    const struct operation *operations[EXPECTED_MAX];
+    unsigned found = 0;
+
+    assert(count <= EXPECTED_MAX);
+    engine->expected_count = 0;
+    for (unsigned i = 0; i < count; i++)
+        index_prefetch(engine->index, hashes[i]);
+    for (unsigned i = 0; i < count; i++) {
+        struct index_cursor cursor = {0};
+        const uint64_t entry = index_find(engine->index, hashes[i], &cursor);
+        if (entry & IN_MEMORY) {
+            operations[found++] = at_entry(entry);
+            prefetch(at_entry(entry), sizeof(struct operation));
+        } else if (entry) {
+            expect_stored(engine, entry);
+        }
+    }
+    for (unsigned i = 0; i < found; i++)
+        prefetch(operations[i]->record, operations[i]->record_bytes);
+}
+
 /* ---- Finding ------------------------------------------------------------------------- */
 
 static bool same_identity(const struct identity *a, const struct identity *b)
@@ -378,9 +440,7 @@ static bool find_in_store(struct engine *engine, uint64_t place, const struct id
     /* A place is never before the exact end, so this is over without a look; it may be swept already. */
     if (store_place_seconds(place) <= now->retention_ms / 1000)
         return false;
-    const uint64_t began_ns = durations_sampled_begin(engine->options.cold_reads);
-    const enum store_read read = store_read_finished(engine->store, place, &data);
-    durations_sampled_end(engine->options.cold_reads, began_ns);
+    const enum store_read read = read_expected(engine, place, &data);
     const enum record_check check = read == STORE_FOUND ? record_decode(data, &found->record) : RECORD_BAD_HEAD;
     if (check != RECORD_BAD_HEAD && (found->record.hash != hash || rules_expired(&found->record, now)))
         return false;
@@ -408,34 +468,6 @@ void operation_find(struct engine *engine, const struct identity *id, uint64_t h
                               : find_in_store(engine, entry, id, hash, now, found))
             return;
     }
-}
-
-static void prefetch(const void *start, size_t size)
-{
-    enum { LINE_BYTES = 64 };
-
-    for (size_t at = 0; at < size; at += LINE_BYTES)
-        __builtin_prefetch((const uint8_t *)start + at);
-}
-
-void operation_expect(const struct engine *engine, const uint64_t *hashes, unsigned count)
-{
-    const struct operation *operations[EXPECTED_MAX];
-    unsigned found = 0;
-
-    assert(count <= EXPECTED_MAX);
-    for (unsigned i = 0; i < count; i++)
-        index_prefetch(engine->index, hashes[i]);
-    for (unsigned i = 0; i < count; i++) {
-        struct index_cursor cursor = {0};
-        const uint64_t entry = index_find(engine->index, hashes[i], &cursor);
-        if (entry & IN_MEMORY) {
-            operations[found++] = at_entry(entry);
-            prefetch(at_entry(entry), sizeof(struct operation));
-        }
-    }
-    for (unsigned i = 0; i < found; i++)
-        prefetch(operations[i]->record, operations[i]->record_bytes);
 }
 
 /* ---- Changing -------------------------------------------------------------------------- */

@@ -101,7 +101,13 @@ struct engine {
     } replays[REPLAYS_KEPT];
     struct late {
         uint64_t hash, place;
-    } late[LATE];           /* loaded, and not in the index yet */
+    } late[LATE]; /* loaded, and not in the index yet */
+    struct expected {
+        uint64_t place;
+        struct bytes record;
+        enum store_read read;
+    } expected[EXPECTED_MAX]; /* read ahead; good until the store's turn ends */
+    unsigned expected_count;
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
     uint64_t committed_ms; /* boot time of the last batch handed over */
@@ -121,7 +127,7 @@ struct found {
 void operation_find(struct engine *engine, const struct identity *id, uint64_t hash, const struct now *now,
                     struct found *found);
 /* Brings what operation_find of these hashes will look at into the cache; at most EXPECTED_MAX. */
-void operation_expect(const struct engine *engine, const uint64_t *hashes, unsigned count);
+void operation_expect(struct engine *engine, const uint64_t *hashes, unsigned count);
 /* Unpacks the record of an operation in memory, which is there and not damaged. */
 void operation_read(const struct operation *operation, struct record *record);
 

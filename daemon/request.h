@@ -8,7 +8,8 @@
 #include "idem/v1/idem.pb-c.h"
 #include "proto/scan.h"
 
-/* Unpacks a scanned message, whose attributes are taken out where they have to be, into the arena. NULL: it does not unpack, which the scan should have seen. */
+/* Unpacks a scanned message, whose attributes are taken out where they have to be, into the arena. NULL: it does not
+ * unpack, which the scan should have seen. */
 Idem__V1__Request *request_unpack(struct arena *arena, const uint8_t *data, size_t size);
 
 /* Makes a call of it; Hello and Stats, which are the service's own, excepted. Views point into the request and the

@@ -11,7 +11,8 @@
 #include "proto/scan.h"
 
 /* Makes a call of data[0 .. size), which scan_request passed with *scan, and tells Request.timeout_ms. Views point into
- * data and the arena; attributes that are not to be kept are left out. `policy` is the namespace's. False: it is another call. */
+ * data and the arena; attributes that are not to be kept are left out. `policy` is the namespace's. False: it is
+ * another call. */
 bool request_wire_read(struct arena *arena, const uint8_t *data, uint32_t size, const struct scan_result *scan,
                        const struct policy *policy, struct call *call, uint32_t *timeout_ms);
 
