@@ -12,6 +12,7 @@
 #include <sys/random.h>
 
 #include "daemon/arena.h"
+#include "daemon/held.h"
 #include "daemon/memory.h"
 #include "daemon/metrics.h"
 #include "daemon/request.h"
@@ -20,21 +21,6 @@
 #include "proto/frame.h"
 #include "proto/limits.h"
 #include "proto/scan.h"
-
-/* An answer that waits. */
-struct held {
-    struct held *next;       /* in its queue */
-    struct session *session; /* NULL: the connection is gone */
-    struct held *session_previous, *session_next;
-    uint64_t depends;
-    struct slice tail; /* held */
-    uint32_t head_bytes;
-    uint8_t head[];
-};
-
-struct held_queue {
-    struct held *first, **last;
-};
 
 /* A message that was read. */
 struct read_message {
@@ -51,10 +37,8 @@ struct service {
     struct store *store;
     struct engine *engine;
     struct arena *arena;
-    struct held_queue open, flight; /* answers that rest on the open batch, on the one in flight */
-    uint64_t flight_end;            /* the newest number in the one in flight */
-    uint64_t durable;               /* the newest number that was flushed, as of the last event */
-    uint64_t held_bytes;
+    struct held_answers held;
+    uint64_t durable; /* the newest number that was flushed, as of the last event */
     struct session *sessions;
     uint64_t instance;
     uint64_t started_ms;
@@ -70,54 +54,6 @@ static struct session *session_of(struct party *party)
 
 /* ---- Answers -------------------------------------------------------------------- */
 
-static void queue_clear(struct held_queue *queue)
-{
-    queue->first = NULL;
-    queue->last = &queue->first;
-}
-
-static void hold(struct service *service, struct session *session, uint64_t depends, const struct response *response)
-{
-    struct held *held = mem_alloc(sizeof *held + response->head_bytes);
-    /* A batch in flight covers every number that was given before it was handed over. */
-    struct held_queue *queue = depends <= service->flight_end ? &service->flight : &service->open;
-
-    *held = (struct held){.session = session, .depends = depends, .tail = response->tail};
-    held->head_bytes = response->head_bytes;
-    memcpy(held->head, response->head, response->head_bytes);
-    if (held->tail.blob)
-        blob_hold(held->tail.blob);
-    held->session_next = session->held;
-    if (session->held)
-        session->held->session_previous = held;
-    session->held = held;
-    session->held_bytes += held->head_bytes + held->tail.size;
-    service->held_bytes += held->head_bytes + held->tail.size;
-    *queue->last = held;
-    queue->last = &held->next;
-}
-
-static void leave_session(struct held *held)
-{
-    struct session *session = held->session;
-
-    if (held->session_previous)
-        held->session_previous->session_next = held->session_next;
-    else
-        session->held = held->session_next;
-    if (held->session_next)
-        held->session_next->session_previous = held->session_previous;
-    session->held_bytes -= held->head_bytes + held->tail.size;
-    held->session = NULL;
-}
-
-static void free_held(struct service *service, struct held *held)
-{
-    service->held_bytes -= held->head_bytes + held->tail.size;
-    blob_release(held->tail.blob);
-    mem_free(held);
-}
-
 static void send_now(struct service *service, struct session *session, const uint8_t *head, uint32_t head_bytes,
                      struct slice tail)
 {
@@ -128,23 +64,13 @@ static void send_now(struct service *service, struct session *session, const uin
     outlet->send(outlet->context, session, head, head_bytes, tail);
 }
 
-/* Everything that rested on the batch in flight goes out. */
-static void release_flight(struct service *service)
+static void on_release(void *context, struct session *session, uint64_t depends, const uint8_t *head,
+                       uint32_t head_bytes, struct slice tail)
 {
-    struct held *held = service->flight.first, *next;
+    struct service *service = context;
 
-    queue_clear(&service->flight);
-    for (; held; held = next) {
-        struct session *session = held->session;
-
-        next = held->next;
-        assert(held->depends <= store_durable_number(service->store));
-        if (session) {
-            leave_session(held);
-            send_now(service, session, held->head, held->head_bytes, held->tail);
-        }
-        free_held(service, held);
-    }
+    assert(depends <= store_durable_number(service->store));
+    send_now(service, session, head, head_bytes, tail);
 }
 
 static void count_answer(struct service *service, const struct reply *reply)
@@ -175,7 +101,7 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
 
     count_answer(service, reply);
     if (reply->depends > store_durable_number(service->store))
-        hold(service, session, reply->depends, &response);
+        held_add(&service->held, session, reply->depends, &response);
     else
         send_now(service, session, response.head, response.head_bytes, response.tail);
     arena_rewind(service->arena, mark);
@@ -330,7 +256,7 @@ static struct metrics_gauges read_gauges(const struct service *service)
         .waiting = counts.waiting,
         .waiting_bytes = counts.waiting_bytes,
         .memory_bytes = counts.memory_bytes,
-        .held_bytes = service->held_bytes,
+        .held_bytes = service->held.bytes,
         .store_used_bytes = space.used_bytes,
         .store_quota_bytes = space.quota_bytes,
         .store_full = space.full,
@@ -520,8 +446,7 @@ void service_session_close(struct session *session, const struct now *now)
     struct service *service = session->service;
 
     service_session_input_ended(session, now);
-    while (session->held)
-        leave_session(session->held);
+    held_forget_session(session);
     if (session->previous)
         session->previous->next = session->next;
     else
@@ -540,13 +465,8 @@ uint64_t service_turn(struct service *service, const struct now *now, const stru
 
     service->now = now;
     next_ms = engine_turn(service->engine, now, mark);
-    if (!was_busy && store_busy(service->store)) {
-        assert(!service->flight.first);
-        if (service->open.first)
-            service->flight = service->open;
-        queue_clear(&service->open);
-        service->flight_end = store_newest_number(service->store);
-    }
+    if (!was_busy && store_busy(service->store))
+        held_submitted(&service->held, store_newest_number(service->store));
     return next_ms;
 }
 
@@ -586,7 +506,7 @@ void service_stored(struct service *service, const struct store_event *event, co
     count_duration(&service->metrics.apply, event->apply_ns);
     engine_stored(service->engine, event, now);
     if (!store_busy(service->store))
-        release_flight(service);
+        held_release(&service->held, on_release, service);
 }
 
 void service_drain(struct service *service)
@@ -596,7 +516,7 @@ void service_drain(struct service *service)
 
 uint64_t service_held_bytes(const struct service *service)
 {
-    return service->held_bytes;
+    return service->held.bytes;
 }
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
@@ -615,8 +535,7 @@ struct service *service_open(const struct service_options *options, const struct
     service->store = options->store;
     service->durable = store_durable_number(options->store);
     service->started_ms = now->wall_ms;
-    queue_clear(&service->open);
-    queue_clear(&service->flight);
+    held_open(&service->held);
     random_bytes(&service->instance, sizeof service->instance);
     service->engine = engine_open(&engine_options, &service->options.policy, now, error);
     if (!service->engine)
@@ -634,24 +553,12 @@ failed:
     return NULL;
 }
 
-static void drop_queue(struct service *service, struct held_queue *queue)
-{
-    struct held *next;
-
-    for (struct held *held = queue->first; held; held = next) {
-        next = held->next;
-        free_held(service, held);
-    }
-    queue_clear(queue);
-}
-
 void service_close(struct service *service)
 {
     if (!service)
         return;
     assert(!service->sessions);
-    drop_queue(service, &service->flight);
-    drop_queue(service, &service->open);
+    held_close(&service->held);
     engine_close(service->engine);
     arena_free(service->arena);
     mem_free(service);
