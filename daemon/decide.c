@@ -254,12 +254,23 @@ static void found_in_memory(struct operation *operation, struct found *found)
     }
 }
 
+static void change(struct engine *engine, const struct call *call, struct found *found, struct decision *decision)
+{
+    struct operation *operation = operation_change(engine, found, call, decision);
+
+    found->operation = operation;
+    found->place = 0;
+    found->there = decision->change == CHANGE_PUT;
+    if (found->there)
+        found->record = decision->next;
+}
+
 /* Carries out what was decided and is possible. *found is as it is afterwards. */
 static void carry_out(struct engine *engine, const struct asker *asker, struct found *found, struct decision *decision,
                       const struct now *now)
 {
     if (decision->change != CHANGE_NONE)
-        found_in_memory(operation_change(engine, found, asker->call, decision), found);
+        change(engine, asker->call, found, decision);
     if (decision->lease_anew) {
         assert(found->operation && found->record.state == RECORD_RUNNING);
         operation_bind(found->operation, found->record.flags & RECORD_BOUND ? asker->party : NULL);

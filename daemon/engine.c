@@ -133,6 +133,8 @@ void engine_close(struct engine *engine)
             mem_free(space);
         }
     }
+    mem_free(engine->retired);
+    blob_release(engine->scratch);
     mem_free(engine->lives.at);
     deadlines_free(&engine->leases);
     deadlines_free(&engine->waits);

@@ -129,12 +129,17 @@ static void lives_remove(struct engine *engine, struct operation *operation)
 
 /* ---- What is unfinished, by namespace ------------------------------------------ */
 
+static bool is_of(const struct space *space, struct bytes namespace)
+{
+    return bytes_equal(bytes_of(space->namespace, space->namespace_bytes), namespace);
+}
+
 static struct space **space_slot(const struct engine *engine, struct bytes namespace)
 {
     const uint64_t hash = XXH3_64bits_withSecret(namespace.data, namespace.size, engine->secret, RECORD_SECRET_BYTES);
     struct space *const *slot = &engine->spaces[hash % SPACE_BUCKETS];
 
-    while (*slot && !bytes_equal(bytes_of((*slot)->namespace, (*slot)->namespace_bytes), namespace))
+    while (*slot && !is_of(*slot, namespace))
         slot = &(*slot)->next;
     return (struct space **)(uintptr_t)slot;
 }
@@ -146,13 +151,17 @@ struct space *operation_space(const struct engine *engine, struct bytes namespac
 
 static struct space *space_of(struct engine *engine, struct bytes namespace)
 {
-    struct space **slot = space_slot(engine, namespace);
+    struct space **slot;
 
+    if (engine->last_space && is_of(engine->last_space, namespace))
+        return engine->last_space;
+    slot = space_slot(engine, namespace);
     if (!*slot) {
         *slot = mem_zero(1, sizeof **slot + namespace.size);
         (*slot)->namespace_bytes = namespace.size;
         memcpy((*slot)->namespace, namespace.data, namespace.size);
     }
+    engine->last_space = *slot;
     return *slot;
 }
 
@@ -184,6 +193,8 @@ static void leave_space(struct engine *engine, struct operation *operation)
         struct space **slot = space_slot(engine, bytes_of(space->namespace, space->namespace_bytes));
         assert(*slot == space);
         *slot = space->next;
+        if (engine->last_space == space)
+            engine->last_space = NULL;
         mem_free(space);
     }
 }
@@ -274,7 +285,9 @@ static void set_record(struct engine *engine, struct operation *operation, const
 {
     engine->record_bytes += size;
     engine->record_bytes -= operation->record_bytes;
-    mem_free(operation->record);
+    /* Views of what it was may be in use until the next change. */
+    mem_free(engine->retired);
+    engine->retired = operation->record;
     operation->record = NULL;
     operation->record_bytes = (uint16_t)size;
     if (size > 0) {
@@ -582,6 +595,7 @@ static struct operation *change_put(struct engine *engine, struct found *found, 
     }
     keep_values(operation, decision, values);
     set_record(engine, operation, encoded, change.record.size);
+    next->inline_values.data = operation->record + operation->record_bytes - next->inline_values.size;
     operation->revision = next->revision;
     operation->lease_ms = next->lease_ms;
     operation->place = change.place;

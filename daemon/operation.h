@@ -94,6 +94,9 @@ struct engine {
     struct parked_queue recovers;
     struct party orphanage; /* has what was bound to parties that are gone */
     struct space *spaces[SPACE_BUCKETS];
+    struct space *last_space; /* that an operation entered, where it is still there */
+    struct blob *scratch;     /* for the values of one answer, where nobody kept it */
+    uint8_t *retired;         /* the record of the last operation that changed, as it was */
     struct operation *recovered[RECOVERED_BUCKETS];
     struct {
         uint64_t place;
@@ -136,7 +139,8 @@ struct operation *operation_load(struct engine *engine, uint64_t life, struct by
 /* Enters it into the lists of its state; in order of revision, since what is interrupted is kept in order. */
 void operation_enter_loaded(struct engine *engine, struct operation *operation);
 /* Carries a decision out: stores it, and moves the operation where its new state belongs. `operation` NULL: a new one
- * is made. Returns it, or NULL where what was removed was only in the store. */
+ * is made. Returns it, or NULL where what was removed was only in the store. What is put is decision->next, whose views
+ * are good until the next change. */
 struct operation *operation_change(struct engine *engine, struct found *found, const struct call *call,
                                    struct decision *decision);
 /* Removes what does not read. */

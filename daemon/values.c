@@ -16,6 +16,19 @@ static bool read_value(struct engine *engine, struct values *values, uint64_t ke
     return read == STORE_FOUND;
 }
 
+/* Room for so many bytes: the same as the last time, unless they are many or an answer has kept it. */
+static struct blob *take_scratch(struct engine *engine, uint32_t size)
+{
+    if (size > RECORD_BYTES_MAX)
+        return blob_new(size);
+    if (!engine->scratch || engine->scratch->references > 1) {
+        blob_release(engine->scratch);
+        engine->scratch = blob_new(RECORD_BYTES_MAX);
+    }
+    engine->scratch->size = 0;
+    return blob_hold(engine->scratch);
+}
+
 static bool fetch_outcome(struct engine *engine, const struct found *found, const struct now *now,
                           struct values *values)
 {
@@ -30,7 +43,7 @@ static bool fetch_outcome(struct engine *engine, const struct found *found, cons
         values->outcome.size = size;
         return true;
     }
-    values->scratch = blob_new(size);
+    values->scratch = take_scratch(engine, size);
     values->outcome = (struct slice){values->scratch, 0, size};
     if (record->inline_values.size) {
         const uint32_t offset = blob_extend(values->scratch, size);
@@ -69,7 +82,7 @@ static bool fetch_unfinished(struct engine *engine, const struct found *found, u
     if (!record->input_bytes && !record->checkpoint_bytes)
         return true;
     /* Both fit without the blob moving, so that the views stay good. */
-    values->scratch = blob_new(record->input_bytes + record->checkpoint_bytes);
+    values->scratch = take_scratch(engine, record->input_bytes + record->checkpoint_bytes);
     if (which & VALUES_INPUT &&
         !fetch_value(engine, found, BLOB_INPUT, record->input_bytes, operation->input, values, &values->input))
         return false;
