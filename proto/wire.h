@@ -6,9 +6,11 @@
 #ifndef IDEM_PROTO_WIRE_H
 #define IDEM_PROTO_WIRE_H
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <protobuf-c/protobuf-c.h>
 
@@ -33,8 +35,13 @@ enum {
 static inline size_t wire_read_tag(const uint8_t *data, size_t size, struct wire_field *field)
 {
     uint64_t tag = 0;
-    const size_t taken = frame_get_varint(data, size, &tag);
 
+    if (size > 0 && data[0] < 0x80) { /* nearly all */
+        field->number = data[0] >> 3;
+        field->type = (ProtobufCWireType)(data[0] & 7);
+        return field->number != 0;
+    }
+    const size_t taken = frame_get_varint(data, size, &tag);
     if (taken == 0 || taken > WIRE_TAG_BYTES_MAX || tag >> 3 == 0 || tag >> 3 > WIRE_NUMBER_MAX)
         return 0;
     field->number = (uint32_t)(tag >> 3);
@@ -48,9 +55,8 @@ static inline size_t wire_read_fixed(const uint8_t *data, size_t size, size_t wi
 
     if (size < width)
         return 0;
-    for (size_t i = 0; i < width; i++)
-        found |= (uint64_t)data[i] << (8 * i);
-    *value = found;
+    memcpy(&found, data, width);
+    *value = le64toh(found);
     return width;
 }
 
@@ -83,7 +89,7 @@ static inline size_t wire_read_value(const uint8_t *data, size_t size, struct wi
 
 /* Reads the field at the start of data[0 .. size). False where none is there: cut off, a group, a field number that
  * cannot be, a varint too long, a length beyond the end. */
-static inline bool wire_read(const uint8_t *data, size_t size, struct wire_field *field)
+__attribute__((always_inline)) static inline bool wire_read(const uint8_t *data, size_t size, struct wire_field *field)
 {
     const size_t tag_bytes = wire_read_tag(data, size, field);
     size_t value_bytes;
@@ -93,27 +99,6 @@ static inline bool wire_read(const uint8_t *data, size_t size, struct wire_field
     value_bytes = wire_read_value(data + tag_bytes, size - tag_bytes, field);
     field->size = tag_bytes + value_bytes;
     return value_bytes > 0;
-}
-
-/* How a field that is declared so is written, where it is not packed. */
-static inline ProtobufCWireType wire_type_of(ProtobufCType declared)
-{
-    switch (declared) {
-    case PROTOBUF_C_TYPE_STRING:
-    case PROTOBUF_C_TYPE_BYTES:
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
-    case PROTOBUF_C_TYPE_FIXED64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_DOUBLE:
-        return PROTOBUF_C_WIRE_TYPE_64BIT;
-    case PROTOBUF_C_TYPE_FIXED32:
-    case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return PROTOBUF_C_WIRE_TYPE_32BIT;
-    default:
-        return PROTOBUF_C_WIRE_TYPE_VARINT;
-    }
 }
 
 enum {
