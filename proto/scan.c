@@ -319,10 +319,10 @@ static void take_note(struct walk *walk, const struct rule *rule, uint32_t numbe
 
 /* ---- The walk ---- */
 
-static void step_over(struct walk *walk, const struct place *place, const struct wire_field *field, uint32_t unknown)
+static void step_over(struct walk *walk, const struct place *place, uint32_t number, uint32_t unknown)
 {
     if (place->rule == NULL && walk->unknown_number == 0)
-        walk->unknown_number = field->number;
+        walk->unknown_number = number;
     if (unknown > IDEM_UNKNOWN_FIELDS_MAX)
         blame(walk, place, "holds more than %d unknown fields", IDEM_UNKNOWN_FIELDS_MAX);
 }
@@ -349,7 +349,7 @@ static bool walk_message(struct walk *walk, const struct place *place, const str
         assert(field.size <= (size_t)(end - at));
         const uint32_t index = rule_index(message, field.number);
         if (index == message->fields) {
-            step_over(walk, place, &field, ++unknown);
+            step_over(walk, place, field.number, ++unknown);
             continue;
         }
         const struct rule *rule = &message->rules[index];
