@@ -158,11 +158,10 @@ static void cancel(struct engine *engine, const struct asker *asker)
     decide_reply(engine, asker, &reply);
 }
 
-void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
-                 uint64_t deadline_ms, const struct now *now)
+void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
+                 const struct now *now)
 {
-    struct call own = *call;
-    const struct asker asker = {.party = party, .request = request, .call = &own, .deadline_ms = deadline_ms};
+    const struct asker asker = {.party = party, .request = request, .call = call, .deadline_ms = deadline_ms};
 
     engine->called = true;
     if (now->boot_ms >= deadline_ms) {
@@ -181,7 +180,7 @@ void engine_call(struct engine *engine, struct party *party, uint64_t request, c
         cancel(engine, &asker);
         break;
     default:
-        own.hash = record_hash(engine->secret, &own.id);
+        call->hash = record_hash(engine->secret, &call->id);
         decide_call(engine, &asker, now);
     }
 }

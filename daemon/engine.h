@@ -91,9 +91,10 @@ struct engine *engine_open(const struct engine_options *options, const struct po
                            struct store_error *error);
 void engine_close(struct engine *engine); /* NULL is fine; parked calls get no answer */
 
-/* Decides one call, or parks it. deadline_ms (boot time) is when its client gives up; UINT64_MAX: never. */
-void engine_call(struct engine *engine, struct party *party, uint64_t request, const struct call *call,
-                 uint64_t deadline_ms, const struct now *now);
+/* Decides one call, or parks a copy of it; fills in its hash. deadline_ms (boot time) is when its client gives up;
+ * UINT64_MAX: never. */
+void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
+                 const struct now *now);
 
 /* The input of this connection ended: its parked calls are withdrawn without an answer, its bound leases cut to the
  * grace. The party may be used no more. */

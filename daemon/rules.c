@@ -4,10 +4,14 @@
 #include "daemon/rules.h"
 
 #include <assert.h>
+#include <stddef.h>
 
+/* `next`, most of its bytes, is filled by whoever puts it. */
 static void start(struct decision *decision)
 {
-    *decision = (struct decision){.code = CODE_OK};
+    _Static_assert(CODE_OK == 0 && offsetof(struct decision, next) + sizeof(struct record) == sizeof(struct decision),
+                   "what stands before the last member is cleared");
+    memset(decision, 0, offsetof(struct decision, next));
 }
 
 static void fail(struct decision *decision, enum code code, const char *reason)

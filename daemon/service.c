@@ -356,7 +356,7 @@ static void on_stats(struct session *session, const Idem__V1__Request *request)
 
 /* ---- Messages ------------------------------------------------------------------------- */
 
-static void on_engine_call(struct session *session, uint64_t id, uint32_t timeout_ms, const struct call *call,
+static void on_engine_call(struct session *session, uint64_t id, uint32_t timeout_ms, struct call *call,
                            uint64_t read_ms)
 {
     struct service *service = session->service;
@@ -390,7 +390,7 @@ static void dispatch(struct session *session, const uint8_t *data, uint32_t size
     struct call call;
     uint32_t timeout_ms;
 
-    if (request_wire_read(service->arena, data, size, scan, &service->options.policy, &call, &timeout_ms)) {
+    if (request_wire_read(service->arena, scan, &service->options.policy, &call, &timeout_ms)) {
         on_engine_call(session, scan->id, timeout_ms, &call, read_ms);
         return;
     }

@@ -464,7 +464,7 @@ static void read_both_ways(struct arena *arena, const struct message *sent)
     size -= (uint32_t)(data - sent->bytes);
     assert_int_equal(scan_request(data, size, &limits, &scan), SCAN_OK);
     memset(&got, 0x5a, sizeof got);
-    assert_true(request_wire_read(arena, data, size, &scan, &policy, &got, &timeout_ms));
+    assert_true(request_wire_read(arena, &scan, &policy, &got, &timeout_ms));
     request = request_unpack(arena, data, size);
     assert_non_null(request);
     request_to_call(arena, request, &scan, &policy, &expected);
@@ -504,7 +504,7 @@ static void other_calls_are_left_alone(void **state)
         const struct scan_result scan = {.id = 1, .call = type};
         if (type == CALL_BEGIN || type == CALL_COMPLETE || type == CALL_RENEW || type == CALL_GET)
             continue;
-        assert_false(request_wire_read(NULL, NULL, 0, &scan, &policy, &call, &timeout_ms));
+        assert_false(request_wire_read(NULL, &scan, &policy, &call, &timeout_ms));
     }
     assert_true(call.cancel_id == before.cancel_id && timeout_ms == 7);
 }
