@@ -47,14 +47,6 @@ void frame_put_header(uint8_t *out, uint32_t message_bytes)
     out[4] = (uint8_t)message_bytes;
 }
 
-/* The inverse of join_groups, for 56 bits at most: all moved apart together. */
-static uint64_t spread_groups(uint64_t value)
-{
-    value = (value & 0x000000000fffffff) | (value & 0x00fffffff0000000) << 4;
-    value = (value & 0x00003fff00003fff) | (value & 0x0fffc0000fffc000) << 2;
-    return (value & 0x007f007f007f007f) | (value & 0x3f803f803f803f80) << 1;
-}
-
 static size_t put_bytewise(uint8_t *out, uint64_t value)
 {
     size_t bytes = 0;
@@ -89,8 +81,7 @@ size_t frame_put_long_varint(uint8_t *out, uint64_t value)
 
     if (bytes < 3 || bytes > 8)
         return put_bytewise(out, value);
-    const uint64_t more = 0x8080808080808080 >> 8 * (9 - bytes);
-    put_low(out, spread_groups(value) | more, bytes);
+    put_low(out, frame_varint_word(value, bytes), bytes);
     return bytes;
 }
 

@@ -49,6 +49,16 @@ static inline size_t frame_varint_bytes(uint64_t value)
     return (highest * 9 + 73) / 64;
 }
 
+/* The varint of a value that takes so many bytes, 8 at most, as a number that is written little-endian: seven bits move
+ * to each byte, by halves, and all bytes but the last say that another follows. */
+static inline uint64_t frame_varint_word(uint64_t value, size_t bytes)
+{
+    value = (value & 0x000000000fffffff) | (value & 0x00fffffff0000000) << 4;
+    value = (value & 0x00003fff00003fff) | (value & 0x0fffc0000fffc000) << 2;
+    value = (value & 0x007f007f007f007f) | (value & 0x3f803f803f803f80) << 1;
+    return value | (0x8080808080808080 & ((UINT64_C(1) << 8 * (bytes - 1)) - 1));
+}
+
 /* Reads one varint from data[0 .. size). Returns how many bytes it took, 0 where it is cut off or longer than 10. */
 static inline size_t frame_get_varint(const uint8_t *data, size_t size, uint64_t *value)
 {
