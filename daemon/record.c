@@ -105,18 +105,41 @@ static bool unwrap_body(struct bytes field, struct bytes *body)
     return true;
 }
 
+bool record_plain_digest(uint8_t kind, int32_t code, struct bytes body_field, uint64_t digest[2])
+{
+    struct sent_outcome sent = {.kind = kind, .code = code, .attributes_digest = XXH3_64bits("", 0)};
+
+    if (!unwrap_body(body_field, &sent.body))
+        return false;
+    record_digest(&sent, digest);
+    return true;
+}
+
+/* Is its outcome one of which a plain digest may be asked, and in it whole? */
+static bool is_plain(const struct record *record)
+{
+    return record->attributes_bytes == 0 && !(record->flags & (RECORD_BODY_DROPPED | RECORD_ATTRIBUTES_DROPPED)) &&
+           record->inline_values.size == record->body_field_bytes;
+}
+
 /* The digest of an outcome that is in its record whole, has no attributes, and was sent as most are. False: the record
  * does not say. */
 static bool reckon_digest(const struct record *record, uint64_t digest[2])
 {
-    struct sent_outcome sent = {
-        .kind = record->outcome_kind, .code = record->outcome_code, .attributes_digest = XXH3_64bits("", 0)};
+    return is_plain(record) &&
+           record_plain_digest(record->outcome_kind, record->outcome_code, record->inline_values, digest);
+}
 
-    if (record->attributes_bytes || record->flags & (RECORD_BODY_DROPPED | RECORD_ATTRIBUTES_DROPPED) ||
-        record->inline_values.size != record->body_field_bytes || !unwrap_body(record->inline_values, &sent.body))
-        return false;
-    record_digest(&sent, digest);
-    return true;
+/* Whether reading would reckon the digest that it has, so that it need not be written. */
+static bool can_leave_digest_out(const struct record *record)
+{
+    uint64_t reckoned[2];
+
+    if (record->digest_left_out) {
+        assert(is_plain(record));
+        return true;
+    }
+    return reckon_digest(record, reckoned) && memcmp(reckoned, record->digest, sizeof reckoned) == 0;
 }
 
 bool record_has_digest(const struct record *record, const uint64_t digest[2])
@@ -178,8 +201,7 @@ static void check_strings(const struct record *record)
 
 static uint8_t *put_outcome(uint8_t *out, const struct record *record)
 {
-    uint64_t reckoned[2];
-    const bool left_out = reckon_digest(record, reckoned) && memcmp(reckoned, record->digest, sizeof reckoned) == 0;
+    const bool left_out = can_leave_digest_out(record);
 
     out = put_varint(out, (uint64_t)record->outcome_kind << 1 | !left_out);
     out = put_varint(out, zigzag(record->outcome_code));
@@ -273,6 +295,7 @@ __attribute__((noinline)) static size_t bytes_without_values(const struct record
     struct record without = *record;
 
     without.inline_values = (struct bytes){0};
+    without.digest_left_out = false; /* as if it were written, to be sure */
     return RECORD_HEAD_BYTES + (size_t)(put_rest(rest, &without) - rest);
 }
 

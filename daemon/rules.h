@@ -83,6 +83,7 @@ struct outcome {
     struct bytes attributes; /* wire form: idem.v1.Outcome's field 3, repeated; empty where dropped */
     struct bytes body_field; /* wire form: its field 4 with tag and length; empty where dropped or empty */
     uint64_t digest[2];      /* of the outcome as it was sent */
+    bool digest_left_out;    /* it is not filled, and is that of record_plain_digest */
 };
 
 /* One call with its arguments checked. Views are borrowed for the time of the call. Which fields count is up to its
