@@ -22,6 +22,35 @@ static inline struct bytes bytes_of(const void *data, uint32_t size)
     return (struct bytes){data, size};
 }
 
+/* Copies them to `out`; returns the end of it. Short ones, as nearly all strings are, take two moves that may overlap,
+ * and no call. */
+static inline uint8_t *bytes_put(uint8_t *out, struct bytes bytes)
+{
+    const uint32_t size = bytes.size;
+    uint8_t *end = out + size;
+    struct {
+        uint64_t a, b;
+    } first, last;
+
+    if (size > 32) {
+        memcpy(out, bytes.data, size);
+    } else if (size >= 16) {
+        memcpy(&first, bytes.data, 16);
+        memcpy(&last, bytes.data + size - 16, 16);
+        memcpy(out, &first, 16);
+        memcpy(end - 16, &last, 16);
+    } else if (size >= 8) {
+        memcpy(&first.a, bytes.data, 8);
+        memcpy(&last.a, bytes.data + size - 8, 8);
+        memcpy(out, &first.a, 8);
+        memcpy(end - 8, &last.a, 8);
+    } else {
+        for (uint32_t i = 0; i < size; i++)
+            out[i] = bytes.data[i];
+    }
+    return end;
+}
+
 /* Counted bytes of the loop thread: they may still grow (and move) while their maker fills them, and never change once
  * they were shared. Freed when the last reference goes. */
 struct blob {

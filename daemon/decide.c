@@ -247,7 +247,9 @@ static bool concerns_waiters(const struct found *found, const struct decision *d
 
 static void found_in_memory(struct operation *operation, struct found *found)
 {
-    *found = (struct found){.operation = operation};
+    found->operation = operation;
+    found->place = 0;
+    found->there = found->damaged = false;
     if (operation && operation->state != RECORD_ABSENT) {
         operation_read(operation, &found->record);
         found->there = true;

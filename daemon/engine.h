@@ -95,8 +95,8 @@ void engine_close(struct engine *engine); /* NULL is fine; parked calls get no a
  * look at, the misses of one beside those of the others. Has no other effect. */
 enum { EXPECTED_MAX = 16 };
 void engine_expect(struct engine *engine, struct call *const calls[], unsigned count);
-/* Decides one call, or parks it; its hash is filled in where it is 0. deadline_ms (boot time) is when its client gives
- * up; UINT64_MAX: never. */
+/* Decides one call, or parks a copy of it; its hash is filled in where it is 0. deadline_ms (boot time) is when its
+ * client gives up; UINT64_MAX: never. */
 void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
                  const struct now *now);
 

@@ -520,6 +520,11 @@ static void place_outcome(struct engine *engine, const struct call *call, struct
         next->inline_values = bytes_of(inlined, attributes.size + body.size);
         return;
     }
+    if (next->digest_left_out) { /* it takes the body, which is not in the record */
+        const bool is_field = record_plain_digest(next->outcome_kind, next->outcome_code, body, next->digest);
+        assert(is_field);
+        next->digest_left_out = false;
+    }
     if (next->body_expires_ms < next->expires_ms && body.size)
         next->body_place = store_place(engine->store, next->body_expires_ms, keep_body_ms);
     change->body_place = next->body_place;

@@ -11,6 +11,10 @@
 #include "daemon/record.h"
 
 #include <assert.h>
+#include <endian.h>
+
+/* Most of what is hashed here is short: a call would cost as much. */
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "proto/frame.h"
@@ -28,6 +32,9 @@ enum {
     LIFE_BYTES = 7,
     STATE_AT = 33,
 };
+_Static_assert(EXPIRES_AT + EXPIRES_BYTES == LIFE_AT && LIFE_AT + LIFE_BYTES == STATE_AT &&
+                   STATE_AT + 1 == RECORD_HEAD_BYTES,
+               "life and state are the head's last eight bytes, and expires_ms stands before them");
 
 /* What a record takes at most without inline values: the head, its strings with lengths of two bytes, twenty varints,
  * the digest. */
@@ -44,9 +51,7 @@ static uint8_t *put_part(uint8_t *out, struct bytes part)
 {
     out[0] = (uint8_t)part.size;
     out[1] = (uint8_t)(part.size >> 8);
-    if (part.size)
-        memcpy(out + 2, part.data, part.size);
-    return out + 2 + part.size;
+    return bytes_put(out + 2, part);
 }
 
 uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct identity *id)
@@ -100,18 +105,41 @@ static bool unwrap_body(struct bytes field, struct bytes *body)
     return true;
 }
 
+bool record_plain_digest(uint8_t kind, int32_t code, struct bytes body_field, uint64_t digest[2])
+{
+    struct sent_outcome sent = {.kind = kind, .code = code, .attributes_digest = XXH3_64bits("", 0)};
+
+    if (!unwrap_body(body_field, &sent.body))
+        return false;
+    record_digest(&sent, digest);
+    return true;
+}
+
+/* Is its outcome one of which a plain digest may be asked, and in it whole? */
+static bool is_plain(const struct record *record)
+{
+    return record->attributes_bytes == 0 && !(record->flags & (RECORD_BODY_DROPPED | RECORD_ATTRIBUTES_DROPPED)) &&
+           record->inline_values.size == record->body_field_bytes;
+}
+
 /* The digest of an outcome that is in its record whole, has no attributes, and was sent as most are. False: the record
  * does not say. */
 static bool reckon_digest(const struct record *record, uint64_t digest[2])
 {
-    struct sent_outcome sent = {
-        .kind = record->outcome_kind, .code = record->outcome_code, .attributes_digest = XXH3_64bits("", 0)};
+    return is_plain(record) &&
+           record_plain_digest(record->outcome_kind, record->outcome_code, record->inline_values, digest);
+}
 
-    if (record->attributes_bytes || record->flags & (RECORD_BODY_DROPPED | RECORD_ATTRIBUTES_DROPPED) ||
-        record->inline_values.size != record->body_field_bytes || !unwrap_body(record->inline_values, &sent.body))
-        return false;
-    record_digest(&sent, digest);
-    return true;
+/* Whether reading would reckon the digest that it has, so that it need not be written. */
+static bool can_leave_digest_out(const struct record *record)
+{
+    uint64_t reckoned[2];
+
+    if (record->digest_left_out) {
+        assert(is_plain(record));
+        return true;
+    }
+    return reckon_digest(record, reckoned) && memcmp(reckoned, record->digest, sizeof reckoned) == 0;
 }
 
 bool record_has_digest(const struct record *record, const uint64_t digest[2])
@@ -123,30 +151,16 @@ bool record_has_digest(const struct record *record, const uint64_t digest[2])
 
 /* ---- Writing ------------------------------------------------------------------------- */
 
-static void store16(uint8_t *out, uint16_t value)
-{
-    out[0] = (uint8_t)value;
-    out[1] = (uint8_t)(value >> 8);
-}
-
 static void store32(uint8_t *out, uint32_t value)
 {
-    store16(out, (uint16_t)value);
-    store16(out + 2, (uint16_t)(value >> 16));
+    value = htole32(value);
+    memcpy(out, &value, sizeof value);
 }
 
 static void store64(uint8_t *out, uint64_t value)
 {
-    store32(out, (uint32_t)value);
-    store32(out + 4, (uint32_t)(value >> 32));
-}
-
-/* The low bytes of a number. */
-static void store_low(uint8_t *out, uint64_t value, unsigned bytes)
-{
-    assert(value >> 8 * bytes == 0);
-    for (unsigned i = 0; i < bytes; i++)
-        out[i] = (uint8_t)(value >> 8 * i);
+    value = htole64(value);
+    memcpy(out, &value, sizeof value);
 }
 
 static uint64_t zigzag(int64_t value)
@@ -167,19 +181,12 @@ static uint64_t time_near(uint64_t time_ms, uint64_t base_ms)
 
 static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
 {
-    if (value < 0x80) { /* most of them */
-        *out = (uint8_t)value;
-        return out + 1;
-    }
     return out + frame_put_varint(out, value);
 }
 
-static uint8_t *put_string(uint8_t *out, struct bytes string)
+static inline uint8_t *put_string(uint8_t *out, struct bytes string)
 {
-    out = put_varint(out, string.size);
-    if (string.size)
-        memcpy(out, string.data, string.size);
-    return out + string.size;
+    return bytes_put(put_varint(out, string.size), string);
 }
 
 static void check_strings(const struct record *record)
@@ -194,8 +201,7 @@ static void check_strings(const struct record *record)
 
 static uint8_t *put_outcome(uint8_t *out, const struct record *record)
 {
-    uint64_t reckoned[2];
-    const bool left_out = reckon_digest(record, reckoned) && memcmp(reckoned, record->digest, sizeof reckoned) == 0;
+    const bool left_out = can_leave_digest_out(record);
 
     out = put_varint(out, (uint64_t)record->outcome_kind << 1 | !left_out);
     out = put_varint(out, zigzag(record->outcome_code));
@@ -216,12 +222,15 @@ static uint8_t *put_outcome(uint8_t *out, const struct record *record)
 
 static uint8_t *put_rest(uint8_t *out, const struct record *record)
 {
-    const struct bytes strings[STRINGS] = {record->id.namespace, record->id.caller,   record->id.key,
-                                           record->operation,    record->fingerprint, record->attempt_id,
-                                           record->owner,        record->traceparent, record->checkpoint_name};
-
-    for (int i = 0; i < STRINGS; i++)
-        out = put_string(out, strings[i]);
+    out = put_string(out, record->id.namespace);
+    out = put_string(out, record->id.caller);
+    out = put_string(out, record->id.key);
+    out = put_string(out, record->operation);
+    out = put_string(out, record->fingerprint);
+    out = put_string(out, record->attempt_id);
+    out = put_string(out, record->owner);
+    out = put_string(out, record->traceparent);
+    out = put_string(out, record->checkpoint_name);
     out = put_varint(out, record->flags);
     out = put_varint(out, record->fence - record->life);
     out = put_varint(out, record->revision - record->fence);
@@ -243,13 +252,16 @@ static uint32_t checksum(const uint8_t *data, size_t size)
 
 static void put_head(uint8_t *out, const struct record *record, size_t rest_bytes)
 {
+    const uint64_t expires_ms = record->state == RECORD_DONE ? record->expires_ms : 0;
+
     store32(out + CHECKSUM_AT, checksum(out + RECORD_HEAD_BYTES, rest_bytes));
     store64(out + HASH_AT, record->hash);
     store32(out + VALUES_BYTES_AT,
             record->input_bytes + record->checkpoint_bytes + record->attributes_bytes + record->body_field_bytes);
-    store_low(out + EXPIRES_AT, record->state == RECORD_DONE ? record->expires_ms : 0, EXPIRES_BYTES);
-    store_low(out + LIFE_AT, record->life, LIFE_BYTES);
-    out[STATE_AT] = (uint8_t)(VERSION << 4 | record->state);
+    assert(expires_ms >> 8 * EXPIRES_BYTES == 0 && record->life >> 8 * LIFE_BYTES == 0);
+    /* Each is written with eight bytes, and what that is too much is written over by what follows. */
+    store64(out + EXPIRES_AT, expires_ms);
+    store64(out + LIFE_AT, record->life | (uint64_t)(VERSION << 4 | record->state) << 8 * LIFE_BYTES);
     store32(out, checksum(out + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT));
 }
 
@@ -276,95 +288,108 @@ static size_t bytes_at_most(const struct record *record)
            DIGEST_BYTES;
 }
 
-bool record_has_inline_room(const struct record *record, uint64_t bytes)
+/* Apart from its caller, which seldom comes here: all of a record is written to learn its size. */
+__attribute__((noinline)) static size_t bytes_without_values(const struct record *record)
 {
     uint8_t rest[RECORD_BYTES_MAX];
     struct record without = *record;
-    size_t size;
 
-    if (bytes_at_most(record) + bytes <= RECORD_BYTES_MAX)
-        return true;
     without.inline_values = (struct bytes){0};
-    size = RECORD_HEAD_BYTES + (size_t)(put_rest(rest, &without) - rest);
-    return size + bytes <= RECORD_BYTES_MAX;
+    without.digest_left_out = false; /* as if it were written, to be sure */
+    return RECORD_HEAD_BYTES + (size_t)(put_rest(rest, &without) - rest);
+}
+
+bool record_has_inline_room(const struct record *record, uint64_t bytes)
+{
+    return bytes_at_most(record) + bytes <= RECORD_BYTES_MAX ||
+           bytes_without_values(record) + bytes <= RECORD_BYTES_MAX;
 }
 
 /* ---- Reading --------------------------------------------------------------------------- */
 
-/* A number of so many bytes. */
-static uint64_t load_low(const uint8_t *data, unsigned bytes)
-{
-    uint64_t value = 0;
-
-    for (unsigned i = 0; i < bytes; i++)
-        value |= (uint64_t)data[i] << 8 * i;
-    return value;
-}
-
 static uint32_t load32(const uint8_t *data)
 {
-    return (uint32_t)load_low(data, 4);
+    uint32_t value;
+
+    memcpy(&value, data, sizeof value);
+    return le32toh(value);
 }
 
 static uint64_t load64(const uint8_t *data)
 {
-    return load_low(data, 8);
+    uint64_t value;
+
+    memcpy(&value, data, sizeof value);
+    return le64toh(value);
 }
 
-/* What is left to read; bad once something did not fit, and then all it gives is empty. */
+/* A number of so many bytes, of eight that are there. */
+static uint64_t load_low(const uint8_t *data, unsigned bytes)
+{
+    return load64(data) & ((UINT64_C(1) << 8 * bytes) - 1);
+}
+
+/* What is left to read. Once something did not fit it is bad and at its end, so that all it then gives is empty. What
+ * stands below is inline in each of its two users, so that both pointers stay in registers: of the fifty steps of a
+ * record each is a handful of instructions. */
 struct reader {
     const uint8_t *at, *end;
     bool bad;
 };
 
-static inline uint64_t get_varint(struct reader *reader)
+#define INLINE __attribute__((always_inline)) static inline
+
+INLINE uint64_t fail(struct reader *reader)
 {
-    uint64_t value = 0;
+    reader->bad = true;
+    reader->at = reader->end;
+    return 0;
+}
 
-    if (reader->at < reader->end && *reader->at < 0x80 && !reader->bad) /* most of them */
+INLINE uint64_t get_varint(struct reader *reader)
+{
+    uint64_t value;
+
+    if (reader->at < reader->end && *reader->at < 0x80) /* most of them */
         return *reader->at++;
-    const size_t size = reader->bad ? 0 : frame_get_varint(reader->at, (size_t)(reader->end - reader->at), &value);
-
-    if (size == 0) {
-        reader->bad = true;
-        return 0;
-    }
+    const size_t size = frame_get_varint(reader->at, (size_t)(reader->end - reader->at), &value);
+    if (size == 0)
+        return fail(reader);
     reader->at += size;
     return value;
 }
 
-static uint64_t get_varint_below(struct reader *reader, uint64_t most)
+INLINE uint64_t get_varint_below(struct reader *reader, uint64_t most)
 {
     const uint64_t value = get_varint(reader);
 
-    reader->bad |= value > most;
-    return reader->bad ? 0 : value;
+    return value <= most ? value : fail(reader);
 }
 
-static struct bytes get_string(struct reader *reader, uint32_t most)
+INLINE struct bytes get_string(struct reader *reader, uint32_t most)
 {
     const uint64_t size = get_varint_below(reader, most);
     const struct bytes string = {reader->at, (uint32_t)size};
 
-    if (reader->bad || size > (uint64_t)(reader->end - reader->at)) {
-        reader->bad = true;
+    if (size > (uint64_t)(reader->end - reader->at)) {
+        fail(reader);
         return (struct bytes){0};
     }
     reader->at += size;
     return string;
 }
 
-static uint64_t get_time_near(struct reader *reader, uint64_t base_ms)
+INLINE uint64_t get_time_near(struct reader *reader, uint64_t base_ms)
 {
     const uint64_t value = get_varint(reader);
 
     return value ? base_ms + (uint64_t)unzigzag(value - 1) : 0;
 }
 
-static void get_digest(struct reader *reader, struct record *record)
+INLINE void get_digest(struct reader *reader, struct record *record)
 {
-    if (reader->bad || reader->end - reader->at < DIGEST_BYTES) {
-        reader->bad = true;
+    if (reader->end - reader->at < DIGEST_BYTES) {
+        fail(reader);
         return;
     }
     record->digest[0] = load64(reader->at);
@@ -372,7 +397,19 @@ static void get_digest(struct reader *reader, struct record *record)
     reader->at += DIGEST_BYTES;
 }
 
-static void get_outcome(struct reader *reader, struct record *record)
+/* What only a finished one has; expires_ms, of the head, is 0. */
+INLINE void set_no_outcome(struct record *record)
+{
+    record->outcome_kind = 0;
+    record->outcome_code = 0;
+    record->body_bytes = record->body_expires_ms = record->body_place = 0;
+    record->attributes_bytes = record->body_field_bytes = 0;
+    record->digest[0] = record->digest[1] = 0;
+    record->digest_left_out = false;
+    record->inline_values = (struct bytes){0};
+}
+
+INLINE void get_outcome(struct reader *reader, struct record *record)
 {
     const uint64_t kind = get_varint_below(reader, UINT8_MAX << 1 | 1);
     const bool left_out = !(kind & 1);
@@ -384,6 +421,7 @@ static void get_outcome(struct reader *reader, struct record *record)
     record->attributes_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
     record->body_field_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
     record->body_place = get_varint(reader);
+    record->digest[0] = record->digest[1] = 0;
     if (!left_out)
         get_digest(reader, record);
     record->inline_values = bytes_of(reader->at, (uint32_t)(reader->end - reader->at));
@@ -393,7 +431,7 @@ static void get_outcome(struct reader *reader, struct record *record)
     record->digest_left_out = left_out;
 }
 
-static void get_rest(struct reader *reader, struct record *record)
+INLINE void get_rest(struct reader *reader, struct record *record)
 {
     record->id.namespace = get_string(reader, IDEM_NAMESPACE_BYTES_MAX);
     record->id.caller = get_string(reader, IDEM_CALLER_BYTES_MAX);
@@ -417,54 +455,62 @@ static void get_rest(struct reader *reader, struct record *record)
     record->checkpoint_bytes = (uint32_t)get_varint_below(reader, IDEM_CHECKPOINT_BYTES_MAX);
     if (record->state == RECORD_DONE)
         get_outcome(reader, record);
+    else
+        set_no_outcome(record);
 }
 
 static void get_head(const uint8_t *data, struct record *record)
 {
-    *record = (struct record){
-        .state = (enum record_state)(data[STATE_AT] & 15),
-        .hash = load64(data + HASH_AT),
-        .expires_ms = load_low(data + EXPIRES_AT, EXPIRES_BYTES),
-        .life = load_low(data + LIFE_AT, LIFE_BYTES),
-        .values_bytes = load32(data + VALUES_BYTES_AT),
-    };
+    record->state = (enum record_state)(data[STATE_AT] & 15);
+    record->hash = load64(data + HASH_AT);
+    record->expires_ms = load_low(data + EXPIRES_AT, EXPIRES_BYTES);
+    record->life = load_low(data + LIFE_AT, LIFE_BYTES);
+    record->values_bytes = load32(data + VALUES_BYTES_AT);
+}
+
+static bool is_good_head(struct bytes data)
+{
+    if (data.size < RECORD_HEAD_BYTES ||
+        load32(data.data) != checksum(data.data + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT))
+        return false;
+    const unsigned state = data.data[STATE_AT] & 15;
+    return data.data[STATE_AT] >> 4 == VERSION && state >= RECORD_RUNNING && state <= RECORD_DONE;
 }
 
 enum record_check record_decode_head(struct bytes data, struct record *record)
 {
-    if (data.size < RECORD_HEAD_BYTES ||
-        load32(data.data) != checksum(data.data + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT))
+    if (!is_good_head(data))
         return RECORD_BAD_HEAD;
-    const unsigned state = data.data[STATE_AT] & 15;
-    if (data.data[STATE_AT] >> 4 != VERSION || state < RECORD_RUNNING || state > RECORD_DONE)
-        return RECORD_BAD_HEAD;
+    *record = (struct record){0};
     get_head(data.data, record);
     return RECORD_GOOD;
 }
 
-void record_read(struct bytes data, struct record *record)
+/* Fills all of the record where it is good. */
+INLINE bool get_all(struct bytes data, struct record *record)
 {
     struct reader reader = {data.data + RECORD_HEAD_BYTES, data.data + data.size, false};
 
     get_head(data.data, record);
     get_rest(&reader, record);
-    assert(!reader.bad && reader.at == reader.end);
+    return !reader.bad && reader.at == reader.end;
+}
+
+void record_read(struct bytes data, struct record *record)
+{
+    const bool good = get_all(data, record);
+
+    assert(good);
 }
 
 enum record_check record_decode(struct bytes data, struct record *record)
 {
-    struct reader reader;
-
-    if (record_decode_head(data, record) != RECORD_GOOD)
+    if (!is_good_head(data))
         return RECORD_BAD_HEAD;
-    const struct record head = *record;
-    if (load32(data.data + CHECKSUM_AT) != checksum(data.data + RECORD_HEAD_BYTES, data.size - RECORD_HEAD_BYTES))
-        return RECORD_BAD_REST;
-    reader = (struct reader){data.data + RECORD_HEAD_BYTES, data.data + data.size, false};
-    get_rest(&reader, record);
-    if (!reader.bad && reader.at == reader.end)
+    if (load32(data.data + CHECKSUM_AT) == checksum(data.data + RECORD_HEAD_BYTES, data.size - RECORD_HEAD_BYTES) &&
+        get_all(data, record))
         return RECORD_GOOD;
-    *record = head;
+    record_decode_head(data, record);
     return RECORD_BAD_REST;
 }
 

@@ -74,7 +74,7 @@ struct record {
     int32_t outcome_code;
     uint64_t body_bytes;  /* the size that the body had when it was sent */
     uint64_t digest[2];   /* of the outcome as it was sent; ask record_has_digest */
-    bool digest_left_out; /* of a record that was unpacked: the digest is not filled, and can be reckoned */
+    bool digest_left_out; /* the digest is not filled, and is that of record_plain_digest */
     /* The outcome's attributes and body as they stand in an idem.v1.Outcome on the wire: repeated field 3, then field 4
      * with tag and length. Sizes of what is stored, 0 where dropped. */
     uint32_t attributes_bytes, body_field_bytes;
@@ -103,6 +103,9 @@ struct sent_outcome {
 /* The digest by which a call sent again is known to say the same: of everything as it was sent, also of what is dropped
  * here. A record is without it where it can be had from what the record holds. */
 void record_digest(const struct sent_outcome *sent, uint64_t digest[2]);
+/* That of an outcome that has no attributes, was not dropped in part, and says nothing of a body but what it has:
+ * body_field is empty, or one whole field, else it is false. It is reckoned only where somebody asks. */
+bool record_plain_digest(uint8_t kind, int32_t code, struct bytes body_field, uint64_t digest[2]);
 /* Is this the digest of its outcome? */
 bool record_has_digest(const struct record *record, const uint64_t digest[2]);
 

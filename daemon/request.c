@@ -121,6 +121,12 @@ static void digest_outcome(const struct request_outcome *sent, const struct scan
     record_digest(&outcome, digest);
 }
 
+/* Nothing but a kind, a code and a body, all of which are kept: as most are. */
+static bool is_plain(const struct request_outcome *sent, const struct scan_result *scan, const struct outcome *outcome)
+{
+    return scan->attributes_count == 0 && !sent->attributes_dropped && sent->body_bytes == 0 && !outcome->body_dropped;
+}
+
 void request_set_outcome(struct arena *arena, const struct request_outcome *sent, const struct scan_result *scan,
                          struct call *call)
 {
@@ -131,9 +137,11 @@ void request_set_outcome(struct arena *arena, const struct request_outcome *sent
     outcome->attributes_dropped = sent->attributes_dropped || scan->attributes_dropped;
     outcome->body_dropped = sent->body_dropped || sent->body.size > call->policy->max_outcome_bytes;
     outcome->body_bytes = sent->body_dropped ? sent->body_bytes : sent->body.size;
-    digest_outcome(sent, scan, outcome->digest);
     if (!outcome->body_dropped)
         outcome->body_field = body_wire(arena, sent);
+    outcome->digest_left_out = is_plain(sent, scan, outcome);
+    if (!outcome->digest_left_out)
+        digest_outcome(sent, scan, outcome->digest);
 }
 
 static void set_outcome(struct arena *arena, const Idem__V1__Outcome *outcome, const struct scan_result *scan,

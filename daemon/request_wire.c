@@ -1,16 +1,36 @@
-/* One walk over the bytes, with a table a call: where in struct call the field of each number goes. The scan has seen
- * that each field is written as its type, stands no more often than it may, fits its place and is within its limits, so
- * that here is only put where it belongs what stands there; numbers that no table has are stepped over. */
+/* One function a call. The scan has seen that each field is written as its type, stands no more often than it may, fits
+ * its place and is within its limits, and left where it stands; so here it is only put where it belongs. Only of what
+ * may stand more than once, other fingerprints and attributes, are the bytes walked again. */
 #include "daemon/request_wire.h"
 
 #include <assert.h>
 #include <stddef.h>
 
 #include "daemon/request.h"
+#include "proto/frame.h"
 #include "proto/limits.h"
 #include "proto/wire.h"
 
-enum { REQUEST_TIMEOUT_MS = 2, REQUEST_TRACEPARENT = 3 };
+/* The numbers of idem.proto. */
+enum { REQUEST_TIMEOUT_MS = 2, REQUEST_TRACEPARENT = 3, REQUEST_OWN_FIELDS = 3 };
+enum { OP_NAMESPACE = 1, OP_CALLER = 2, OP_KEY = 3 };
+enum {
+    BEGIN_OPERATION = 2,
+    BEGIN_FINGERPRINT = 3,
+    BEGIN_ATTEMPT_ID = 4,
+    BEGIN_OWNER = 5,
+    BEGIN_LEASE_MS = 6,
+    BEGIN_WAIT_MS = 7,
+    BEGIN_IF_INTERRUPTED = 8,
+    BEGIN_FIRST_SENT_MS = 9,
+    BEGIN_INPUT = 10,
+    BEGIN_BIND_TO_CONNECTION = 11,
+    BEGIN_KEEP_MS = 12,
+    BEGIN_TAKE_OVER_REVISION = 13,
+    BEGIN_OTHER_FINGERPRINTS = 14,
+};
+enum { OWNERS_FENCE = 2, COMPLETE_OUTCOME = 3, COMPLETE_KEEP_MS = 4, COMPLETE_KEEP_BODY_MS = 5, RENEW_LEASE_MS = 3 };
+enum { GET_WAIT_MS = 2 };
 enum {
     OUTCOME_KIND = 1,
     OUTCOME_CODE = 2,
@@ -50,24 +70,40 @@ static struct bytes value_of(const struct wire_field *field)
     return bytes_of(field->bytes, (uint32_t)field->value);
 }
 
-/* As protobuf-c has it: any bit of the varint, also one that a 64-bit number has no place for. */
-static bool flag_of(const struct wire_field *field)
+/* A field of bytes or text; `none` where it is not there. */
+static inline struct bytes bytes_at(const struct scan_fields *fields, unsigned number, struct bytes none)
 {
-    const uint8_t *byte = field->bytes;
-    unsigned bits = *byte & 0x7f;
+    const struct scan_value *value = &fields->values[number - 1];
 
+    return scan_has(fields, number) ? bytes_of(value->bytes, (uint32_t)value->value) : none;
+}
+
+static inline uint32_t short_at(const struct scan_fields *fields, unsigned number)
+{
+    return (uint32_t)scan_number(fields, number);
+}
+
+/* As protobuf-c has it: any bit of the varint, also one that a 64-bit number has no place for. */
+static inline bool flag_at(const struct scan_fields *fields, unsigned number)
+{
+    if (!scan_has(fields, number))
+        return false;
+    const uint8_t *byte = fields->values[number - 1].bytes;
+    unsigned bits = *byte & 0x7f;
     while (*byte & 0x80)
         bits |= *++byte & 0x7f;
     return bits != 0;
 }
 
 /* protobuf's zigzag: 0, -1, 1, -2 .. */
-static int32_t signed_of(const struct wire_field *field)
+static inline int32_t signed_at(const struct scan_fields *fields, unsigned number)
 {
-    const uint32_t value = (uint32_t)field->value;
+    const uint32_t value = short_at(fields, number);
 
     return (int32_t)(value >> 1 ^ (0u - (value & 1)));
 }
+
+static const struct bytes empty = {(const uint8_t *)"", 0}, none = {NULL, 0};
 
 /* ---- Outcomes ---------------------------------------------------------------------- */
 
@@ -102,209 +138,123 @@ static void put_attributes(struct arena *arena, struct bytes outcome, size_t sen
     call->outcome.attributes = bytes_of(start, (uint32_t)(out - start));
 }
 
-static void read_outcome(struct arena *arena, struct bytes message, const struct scan_result *scan, struct call *call)
+/* The body with its tag and length, where these stand before it with no byte wasted; else none. At least as many bytes
+ * are there. */
+static struct bytes body_field(struct bytes body)
 {
-    struct request_outcome sent = {0};
-    struct cursor cursor = cursor_of(message);
-    struct wire_field field;
-    size_t attributes_bytes = 0;
+    const size_t length_bytes = frame_varint_bytes(body.size);
+    uint64_t length;
 
-    while (next_field(&cursor, &field)) {
-        switch (field.number) {
-        case OUTCOME_KIND:
-            sent.kind = (uint8_t)field.value;
-            break;
-        case OUTCOME_CODE:
-            sent.code = signed_of(&field);
-            break;
-        case OUTCOME_ATTRIBUTES:
-            attributes_bytes += scan->attributes_dropped ? 0 : field.size;
-            break;
-        case OUTCOME_BODY:
-            sent.body = value_of(&field);
-            sent.body_field = bytes_of(cursor.at - field.size, (uint32_t)field.size);
-            break;
-        case OUTCOME_BODY_DROPPED:
-            sent.body_dropped = flag_of(&field);
-            break;
-        case OUTCOME_BODY_BYTES:
-            sent.body_bytes = field.value;
-            break;
-        case OUTCOME_ATTRIBUTES_DROPPED:
-            sent.attributes_dropped = flag_of(&field);
-            break;
-        default:
-            break;
-        }
-    }
+    if (body.size == 0)
+        return none;
+    const uint8_t *start = body.data - length_bytes - 1;
+    if (*start != (OUTCOME_BODY << 3 | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED) ||
+        frame_get_varint(start + 1, length_bytes, &length) != length_bytes || length != body.size)
+        return none;
+    return bytes_of(start, (uint32_t)(1 + length_bytes + body.size));
+}
+
+static void read_outcome(struct arena *arena, const struct scan_result *scan, struct call *call)
+{
+    const struct scan_fields *fields = &scan->messages[SCAN_OUTCOME];
+    const struct bytes message = bytes_at(&scan->messages[SCAN_CALL], COMPLETE_OUTCOME, none);
+    const struct bytes body = bytes_at(fields, OUTCOME_BODY, none);
+    const struct request_outcome sent = {
+        .kind = (uint8_t)scan_number(fields, OUTCOME_KIND),
+        .code = signed_at(fields, OUTCOME_CODE),
+        .body_dropped = flag_at(fields, OUTCOME_BODY_DROPPED),
+        .attributes_dropped = flag_at(fields, OUTCOME_ATTRIBUTES_DROPPED),
+        .body_bytes = scan_number(fields, OUTCOME_BODY_BYTES),
+        .body = body,
+        .body_field = body_field(body),
+    };
+
     request_set_outcome(arena, &sent, scan, call);
-    if (attributes_bytes > 0)
-        put_attributes(arena, message, attributes_bytes, call);
+    if (scan_has(fields, OUTCOME_ATTRIBUTES))
+        put_attributes(arena, message, message.size, call);
 }
 
 /* ---- Calls ------------------------------------------------------------------------- */
 
-enum place_kind {
-    PLACE_NONE, /* no field of ours */
-    PLACE_BYTES,
-    PLACE_32,
-    PLACE_64,
-    PLACE_FLAG,
-    PLACE_ID,                 /* the operation's */
-    PLACE_OTHER_FINGERPRINTS, /* one after the other */
-    PLACE_OUTCOME,
-};
-
-/* Where a field goes, by its number. */
-struct place {
-    uint16_t kind;
-    uint16_t offset; /* in struct call, or struct identity */
-};
-
-#define IN_CALL(as, member)                                                                                            \
-    {                                                                                                                  \
-        (as), offsetof(struct call, member)                                                                            \
-    }
-#define IN_IDENTITY(as, member)                                                                                        \
-    {                                                                                                                  \
-        (as), offsetof(struct identity, member)                                                                        \
-    }
-#define COUNT(places) (sizeof(places) / sizeof((places)[0]))
-
-_Static_assert(sizeof(enum if_interrupted) == sizeof(uint32_t), "its place is one of 32 bits");
-
-static const struct place identity_places[] = {
-    [1] = IN_IDENTITY(PLACE_BYTES, namespace),
-    [2] = IN_IDENTITY(PLACE_BYTES, caller),
-    [3] = IN_IDENTITY(PLACE_BYTES, key),
-};
-static const struct place begin_places[] = {
-    [1] = IN_CALL(PLACE_ID, id),
-    [2] = IN_CALL(PLACE_BYTES, operation),
-    [3] = IN_CALL(PLACE_BYTES, fingerprint),
-    [4] = IN_CALL(PLACE_BYTES, attempt_id),
-    [5] = IN_CALL(PLACE_BYTES, owner),
-    [6] = IN_CALL(PLACE_32, lease_ms),
-    [7] = IN_CALL(PLACE_32, wait_ms),
-    [8] = IN_CALL(PLACE_32, if_interrupted),
-    [9] = IN_CALL(PLACE_64, first_sent_ms),
-    [10] = IN_CALL(PLACE_BYTES, input),
-    [11] = IN_CALL(PLACE_FLAG, bind_to_connection),
-    [12] = IN_CALL(PLACE_64, keep_ms),
-    [13] = IN_CALL(PLACE_64, take_over_revision),
-    [14] = IN_CALL(PLACE_OTHER_FINGERPRINTS, other_fingerprints),
-};
-static const struct place complete_places[] = {
-    [1] = IN_CALL(PLACE_ID, id),      [2] = IN_CALL(PLACE_64, fence),        [3] = IN_CALL(PLACE_OUTCOME, outcome),
-    [4] = IN_CALL(PLACE_64, keep_ms), [5] = IN_CALL(PLACE_64, keep_body_ms),
-};
-static const struct place renew_places[] = {
-    [1] = IN_CALL(PLACE_ID, id),
-    [2] = IN_CALL(PLACE_64, fence),
-    [3] = IN_CALL(PLACE_32, lease_ms),
-};
-static const struct place get_places[] = {
-    [1] = IN_CALL(PLACE_ID, id),
-    [2] = IN_CALL(PLACE_32, wait_ms),
-};
-
-/* By their numbers in Request. */
-static const struct table {
-    const struct place *places; /* NULL: not read here */
-    uint32_t count;
-} tables[] = {
-    [CALL_BEGIN] = {begin_places, COUNT(begin_places)},
-    [CALL_COMPLETE] = {complete_places, COUNT(complete_places)},
-    [CALL_RENEW] = {renew_places, COUNT(renew_places)},
-    [CALL_GET] = {get_places, COUNT(get_places)},
-};
-
-static void read_identity(struct bytes message, struct identity *id)
+static void read_identity(const struct scan_fields *op, struct identity *id)
 {
-    struct cursor cursor = cursor_of(message);
-    struct wire_field field;
-
-    while (next_field(&cursor, &field)) {
-        if (field.number >= COUNT(identity_places))
-            continue;
-        const struct bytes value = value_of(&field);
-        memcpy((uint8_t *)id + identity_places[field.number].offset, &value, sizeof value);
-    }
+    id->namespace = bytes_at(op, OP_NAMESPACE, none);
+    id->caller = bytes_at(op, OP_CALLER, empty);
+    id->key = bytes_at(op, OP_KEY, none);
+    assert(id->namespace.size > 0 && id->key.size > 0);
 }
 
-static void add_other_fingerprint(struct call *call, struct bytes value)
+/* The message of the call itself. */
+static struct bytes call_message(const struct scan_result *scan)
 {
+    return bytes_at(&scan->messages[SCAN_REQUEST], REQUEST_OWN_FIELDS + 1 + scan->call - CALL_HELLO, none);
+}
+
+static void read_other_fingerprints(struct bytes begin, struct call *call)
+{
+    struct cursor cursor = cursor_of(begin);
+    struct wire_field field;
     uint32_t count = 0;
 
-    while (count < IDEM_OTHER_FINGERPRINTS_MAX && call->other_fingerprints[count].data)
-        count++;
-    assert(count < IDEM_OTHER_FINGERPRINTS_MAX);
-    call->other_fingerprints[count] = value; /* given, though empty: its data is not NULL */
-}
-
-static void read_field(struct arena *arena, const struct wire_field *field, struct place place,
-                       const struct scan_result *scan, struct call *call)
-{
-    uint8_t *out = (uint8_t *)call + place.offset;
-
-    switch ((enum place_kind)place.kind) {
-    case PLACE_NONE:
-        break;
-    case PLACE_BYTES:
-        memcpy(out, &(struct bytes){field->bytes, (uint32_t)field->value}, sizeof(struct bytes));
-        break;
-    case PLACE_32:
-        memcpy(out, &(uint32_t){(uint32_t)field->value}, sizeof(uint32_t));
-        break;
-    case PLACE_64:
-        memcpy(out, &field->value, sizeof(uint64_t));
-        break;
-    case PLACE_FLAG:
-        memcpy(out, &(bool){flag_of(field)}, sizeof(bool));
-        break;
-    case PLACE_ID:
-        read_identity(value_of(field), &call->id);
-        break;
-    case PLACE_OTHER_FINGERPRINTS:
-        add_other_fingerprint(call, value_of(field));
-        break;
-    case PLACE_OUTCOME:
-        read_outcome(arena, value_of(field), scan, call);
-        break;
+    while (next_field(&cursor, &field)) {
+        if (field.number != BEGIN_OTHER_FINGERPRINTS)
+            continue;
+        assert(count < IDEM_OTHER_FINGERPRINTS_MAX);
+        call->other_fingerprints[count++] = value_of(&field); /* given, though empty: its data is not NULL */
     }
 }
 
-static void read_call(struct arena *arena, struct bytes message, const struct scan_result *scan, struct call *call)
+static void read_begin(const struct scan_result *scan, struct call *call)
 {
-    const struct table *table = &tables[scan->call];
-    struct cursor cursor = cursor_of(message);
-    struct wire_field field;
+    const struct scan_fields *begin = &scan->messages[SCAN_CALL];
 
-    while (next_field(&cursor, &field))
-        if (field.number < table->count)
-            read_field(arena, &field, table->places[field.number], scan, call);
+    call->operation = bytes_at(begin, BEGIN_OPERATION, empty);
+    call->fingerprint = bytes_at(begin, BEGIN_FINGERPRINT, none);
+    call->attempt_id = bytes_at(begin, BEGIN_ATTEMPT_ID, none);
+    call->owner = bytes_at(begin, BEGIN_OWNER, empty);
+    call->lease_ms = short_at(begin, BEGIN_LEASE_MS);
+    call->wait_ms = short_at(begin, BEGIN_WAIT_MS);
+    call->if_interrupted = (enum if_interrupted)scan_number(begin, BEGIN_IF_INTERRUPTED);
+    call->first_sent_ms = scan_number(begin, BEGIN_FIRST_SENT_MS);
+    call->input = bytes_at(begin, BEGIN_INPUT, none);
+    call->bind_to_connection = flag_at(begin, BEGIN_BIND_TO_CONNECTION);
+    call->keep_ms = scan_number(begin, BEGIN_KEEP_MS);
+    call->take_over_revision = scan_number(begin, BEGIN_TAKE_OVER_REVISION);
+    if (scan_has(begin, BEGIN_OTHER_FINGERPRINTS))
+        read_other_fingerprints(call_message(scan), call);
 }
 
-bool request_wire_read(struct arena *arena, const uint8_t *data, uint32_t size, const struct scan_result *scan,
-                       const struct policy *policy, struct call *call, uint32_t *timeout_ms)
+static void read_complete(struct arena *arena, const struct scan_result *scan, struct call *call)
 {
-    const struct bytes none = bytes_of("", 0);
-    struct cursor cursor = cursor_of(bytes_of(data, size));
-    struct wire_field field;
+    const struct scan_fields *complete = &scan->messages[SCAN_CALL];
 
-    if (scan->call >= COUNT(tables) || !tables[scan->call].places)
+    call->fence = scan_number(complete, OWNERS_FENCE);
+    call->keep_ms = scan_number(complete, COMPLETE_KEEP_MS);
+    call->keep_body_ms = scan_number(complete, COMPLETE_KEEP_BODY_MS);
+    read_outcome(arena, scan, call);
+}
+
+bool request_wire_read(struct arena *arena, const struct scan_result *scan, const struct policy *policy,
+                       struct call *call, uint32_t *timeout_ms)
+{
+    const struct scan_fields *request = &scan->messages[SCAN_REQUEST], *fields = &scan->messages[SCAN_CALL];
+
+    if (scan->call != CALL_BEGIN && scan->call != CALL_COMPLETE && scan->call != CALL_RENEW && scan->call != CALL_GET)
         return false;
     *call = (struct call){.type = (enum call_type)scan->call, .policy = policy};
-    call->id.caller = call->traceparent = call->operation = call->owner = none;
-    *timeout_ms = 0;
-    while (next_field(&cursor, &field)) {
-        if (field.number == scan->call)
-            read_call(arena, value_of(&field), scan, call);
-        else if (field.number == REQUEST_TIMEOUT_MS)
-            *timeout_ms = (uint32_t)field.value;
-        else if (field.number == REQUEST_TRACEPARENT)
-            call->traceparent = value_of(&field);
+    call->operation = call->owner = empty;
+    call->traceparent = bytes_at(request, REQUEST_TRACEPARENT, empty);
+    *timeout_ms = short_at(request, REQUEST_TIMEOUT_MS);
+    read_identity(&scan->messages[SCAN_OP], &call->id);
+    if (scan->call == CALL_BEGIN) {
+        read_begin(scan, call);
+    } else if (scan->call == CALL_COMPLETE) {
+        read_complete(arena, scan, call);
+    } else if (scan->call == CALL_RENEW) {
+        call->fence = scan_number(fields, OWNERS_FENCE);
+        call->lease_ms = short_at(fields, RENEW_LEASE_MS);
+    } else {
+        call->wait_ms = short_at(fields, GET_WAIT_MS);
     }
-    assert(call->id.namespace.size > 0 && call->id.key.size > 0);
     return true;
 }

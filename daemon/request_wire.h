@@ -10,10 +10,10 @@
 #include "daemon/rules.h"
 #include "proto/scan.h"
 
-/* Makes a call of data[0 .. size), which scan_request passed with *scan, and tells Request.timeout_ms. Views point into
- * data and the arena; attributes that are not to be kept are left out. `policy` is the namespace's. False: it is
- * another call. */
-bool request_wire_read(struct arena *arena, const uint8_t *data, uint32_t size, const struct scan_result *scan,
-                       const struct policy *policy, struct call *call, uint32_t *timeout_ms);
+/* Makes a call of what scan_request passed with *scan, and tells Request.timeout_ms. Views point into what was scanned
+ * and the arena; attributes that are not to be kept are left out. `policy` is the namespace's. False: it is another
+ * call. */
+bool request_wire_read(struct arena *arena, const struct scan_result *scan, const struct policy *policy,
+                       struct call *call, uint32_t *timeout_ms);
 
 #endif

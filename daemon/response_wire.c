@@ -1,9 +1,10 @@
 /* A message is written from its end to its start: the length of what is nested is then known when it is due, and no
  * pass over the fields is needed to count them first. So each function below puts its fields in falling order of their
- * numbers, and each put_ function moves `at` down to what it wrote. Zeros and empty strings are not written. */
+ * numbers. Zeros and empty strings are not written. */
 #include "daemon/response_wire.h"
 
 #include <assert.h>
+#include <endian.h>
 
 #include "proto/frame.h"
 #include "proto/limits.h"
@@ -15,60 +16,65 @@ enum {
     NUMBERS_BYTES_MAX = 400,
 };
 
-struct writer {
-    uint8_t *at;    /* the first byte that is written */
-    uint8_t *start; /* of the room */
-};
+/* ---- Fields, backward ----------------------------------------------------------------
+ * Each takes where what follows starts, and returns where it starts itself: so that stays in a register. */
 
-/* ---- Fields, backward ---------------------------------------------------------------- */
+#define INLINE __attribute__((always_inline)) static inline
 
-static inline void put_varint(struct writer *writer, uint64_t value)
+/* A longer one is the end of eight bytes that are written together; what stands before it is not written yet. */
+INLINE uint8_t *put_varint(uint8_t *at, uint64_t value)
 {
-    writer->at -= frame_varint_bytes(value);
-    frame_put_varint(writer->at, value);
+    if (value < 0x80) {
+        *--at = (uint8_t)value;
+        return at;
+    }
+    const size_t bytes = frame_varint_bytes(value);
+    if (bytes > sizeof(uint64_t)) {
+        frame_put_long_varint(at - bytes, value);
+        return at - bytes;
+    }
+    const uint64_t word = htole64(frame_varint_word(value, bytes) << 8 * (sizeof word - bytes));
+    memcpy(at - sizeof word, &word, sizeof word);
+    return at - bytes;
 }
 
 /* Every field's number is below 16, so its tag takes one byte. */
-static inline void put_tag(struct writer *writer, unsigned number, unsigned type)
+static inline uint8_t *put_tag(uint8_t *at, unsigned number, unsigned type)
 {
     assert(number < 16);
-    *--writer->at = (uint8_t)(number << 3 | type);
+    *--at = (uint8_t)(number << 3 | type);
+    return at;
 }
 
-static inline void put_number(struct writer *writer, unsigned number, uint64_t value)
+INLINE uint8_t *put_number(uint8_t *at, unsigned number, uint64_t value)
+{
+    return value ? put_tag(put_varint(at, value), number, VARINT) : at;
+}
+
+static inline uint8_t *put_fixed(uint8_t *at, unsigned number, uint64_t value)
 {
     if (value == 0)
-        return;
-    put_varint(writer, value);
-    put_tag(writer, number, VARINT);
+        return at;
+    at -= sizeof value;
+    value = htole64(value);
+    memcpy(at, &value, sizeof value);
+    return put_tag(at, number, FIXED_64);
 }
 
-static inline void put_fixed(struct writer *writer, unsigned number, uint64_t value)
-{
-    if (value == 0)
-        return;
-    writer->at -= sizeof value;
-    for (size_t i = 0; i < sizeof value; i++)
-        writer->at[i] = (uint8_t)(value >> (8 * i));
-    put_tag(writer, number, FIXED_64);
-}
-
-static inline void put_bytes(struct writer *writer, unsigned number, struct bytes value)
+INLINE uint8_t *put_bytes(uint8_t *at, unsigned number, struct bytes value)
 {
     if (value.size == 0)
-        return;
-    writer->at -= value.size;
-    memcpy(writer->at, value.data, value.size);
-    put_varint(writer, value.size);
-    put_tag(writer, number, LENGTH_DELIMITED);
+        return at;
+    at -= value.size;
+    bytes_put(at, value);
+    return put_tag(put_varint(at, value.size), number, LENGTH_DELIMITED);
 }
 
-/* Puts length and tag of a message before what was written since `end`, to which `more` bytes come that are sent from
+/* Puts length and tag of a message before what was written up to `end`, to which `more` bytes come that are sent from
  * elsewhere. */
-static inline void close_message(struct writer *writer, unsigned number, const uint8_t *end, uint32_t more)
+static inline uint8_t *close_message(uint8_t *at, unsigned number, const uint8_t *end, uint32_t more)
 {
-    put_varint(writer, (uint64_t)(end - writer->at) + more);
-    put_tag(writer, number, LENGTH_DELIMITED);
+    return put_tag(put_varint(at, (uint64_t)(end - at) + more), number, LENGTH_DELIMITED);
 }
 
 /* protobuf's zigzag: 0, -1, 1, -2 .. */
@@ -79,101 +85,99 @@ static uint32_t zigzag(int32_t value)
 
 /* ---- Parts of results ---------------------------------------------------------------- */
 
-static void put_info(struct writer *writer, unsigned number, const struct reply_operation *operation,
-                     const struct now *now)
+static uint8_t *put_info(uint8_t *at, unsigned number, const struct reply_operation *operation, const struct now *now)
 {
     const struct record *record = operation->record;
-    const uint8_t *end = writer->at;
+    const uint8_t *end = at;
 
-    put_number(writer, 14, operation->replays);
-    put_number(writer, 13, !!(record->flags & RECORD_RESOLVED));
-    put_number(writer, 12, record->outcome_kind);
-    put_number(writer, 11, operation->lease_left_ms);
-    put_number(writer, 10, record->state == RECORD_DONE ? response_wall_ms(now, record->expires_ms) : 0);
-    put_number(writer, 9, record->done_ms);
-    put_number(writer, 8, record->interrupted_ms);
-    put_number(writer, 7, record->begun_ms);
-    put_bytes(writer, 6, record->traceparent);
-    put_bytes(writer, 5, record->owner);
-    put_number(writer, 4, record->attempt);
-    put_bytes(writer, 3, record->operation);
-    put_fixed(writer, 2, record->revision);
-    put_number(writer, 1, record->state);
-    close_message(writer, number, end, 0);
+    at = put_number(at, 14, operation->replays);
+    at = put_number(at, 13, !!(record->flags & RECORD_RESOLVED));
+    at = put_number(at, 12, record->outcome_kind);
+    at = put_number(at, 11, operation->lease_left_ms);
+    at = put_number(at, 10, record->state == RECORD_DONE ? response_wall_ms(now, record->expires_ms) : 0);
+    at = put_number(at, 9, record->done_ms);
+    at = put_number(at, 8, record->interrupted_ms);
+    at = put_number(at, 7, record->begun_ms);
+    at = put_bytes(at, 6, record->traceparent);
+    at = put_bytes(at, 5, record->owner);
+    at = put_number(at, 4, record->attempt);
+    at = put_bytes(at, 3, record->operation);
+    at = put_fixed(at, 2, record->revision);
+    at = put_number(at, 1, record->state);
+    return close_message(at, number, end, 0);
 }
 
-static void put_checkpoint(struct writer *writer, unsigned number, const struct reply_operation *operation)
+static uint8_t *put_checkpoint(uint8_t *at, unsigned number, const struct reply_operation *operation)
 {
-    const uint8_t *end = writer->at;
+    const uint8_t *end = at;
 
-    put_bytes(writer, 2, operation->checkpoint_data);
-    put_bytes(writer, 1, operation->record->checkpoint_name);
-    close_message(writer, number, end, 0);
+    at = put_bytes(at, 2, operation->checkpoint_data);
+    at = put_bytes(at, 1, operation->record->checkpoint_name);
+    return close_message(at, number, end, 0);
 }
 
-static void put_grant(struct writer *writer, unsigned number, const struct reply *reply)
+static uint8_t *put_grant(uint8_t *at, unsigned number, const struct reply *reply)
 {
     const struct reply_operation *operation = &reply->operation;
-    const uint8_t *end = writer->at;
+    const uint8_t *end = at;
 
-    put_bytes(writer, 6, operation->input);
+    at = put_bytes(at, 6, operation->input);
     if (operation->show_checkpoint)
-        put_checkpoint(writer, 5, operation);
-    put_number(writer, 4, reply->resumed);
-    put_number(writer, 3, operation->record->attempt);
-    put_number(writer, 2, reply->lease_ms);
-    put_fixed(writer, 1, operation->record->fence);
-    close_message(writer, number, end, 0);
+        at = put_checkpoint(at, 5, operation);
+    at = put_number(at, 4, reply->resumed);
+    at = put_number(at, 3, operation->record->attempt);
+    at = put_number(at, 2, reply->lease_ms);
+    at = put_fixed(at, 1, operation->record->fence);
+    return close_message(at, number, end, 0);
 }
 
 /* All of it but what is shared, which follows it. */
-static void put_outcome(struct writer *writer, unsigned number, const struct reply *reply)
+static inline uint8_t *put_outcome(uint8_t *at, unsigned number, const struct reply *reply)
 {
     const struct record *record = reply->operation.record;
-    const uint8_t *end = writer->at;
+    const uint8_t *end = at;
 
-    put_number(writer, 7, !!(record->flags & RECORD_ATTRIBUTES_DROPPED));
-    put_number(writer, 6, record->body_bytes);
-    put_number(writer, 5, reply->body_dropped);
-    put_number(writer, 2, zigzag(record->outcome_code));
-    put_number(writer, 1, record->outcome_kind);
-    close_message(writer, number, end, reply->outcome.size);
+    at = put_number(at, 7, !!(record->flags & RECORD_ATTRIBUTES_DROPPED));
+    at = put_number(at, 6, record->body_bytes);
+    at = put_number(at, 5, reply->body_dropped);
+    at = put_number(at, 2, zigzag(record->outcome_code));
+    at = put_number(at, 1, record->outcome_kind);
+    return close_message(at, number, end, reply->outcome.size);
 }
 
 /* ---- Results: first the outcome, since it goes last, then the fields --------------------- */
 
-static void put_begin(struct writer *writer, const struct reply *reply, const struct now *now)
+static uint8_t *put_begin(uint8_t *at, const struct reply *reply, const struct now *now)
 {
     if (reply->show_outcome)
-        put_outcome(writer, 3, reply);
-    put_info(writer, 7, &reply->operation, now);
+        at = put_outcome(at, 3, reply);
+    at = put_info(at, 7, &reply->operation, now);
     if (reply->answer == ANSWER_EXECUTE)
-        put_grant(writer, 2, reply);
-    put_number(writer, 1, reply->answer);
+        at = put_grant(at, 2, reply);
+    return put_number(at, 1, reply->answer);
 }
 
-static void put_complete(struct writer *writer, const struct reply *reply)
+static uint8_t *put_complete(uint8_t *at, const struct reply *reply)
 {
     if (reply->show_outcome)
-        put_outcome(writer, 2, reply);
-    put_number(writer, 3, reply->expires_ms);
-    put_number(writer, 1, reply->ownership);
+        at = put_outcome(at, 2, reply);
+    at = put_number(at, 3, reply->expires_ms);
+    return put_number(at, 1, reply->ownership);
 }
 
-static void put_renew(struct writer *writer, const struct reply *reply)
+static uint8_t *put_renew(uint8_t *at, const struct reply *reply)
 {
-    put_number(writer, 2, reply->lease_ms);
-    put_number(writer, 1, reply->ownership);
+    at = put_number(at, 2, reply->lease_ms);
+    return put_number(at, 1, reply->ownership);
 }
 
-static void put_result(struct writer *writer, const struct reply *reply, const struct now *now)
+static uint8_t *put_result(uint8_t *at, const struct reply *reply, const struct now *now)
 {
     if (reply->call == CALL_BEGIN)
-        put_begin(writer, reply, now);
-    else if (reply->call == CALL_COMPLETE)
-        put_complete(writer, reply);
-    else
-        put_renew(writer, reply);
+        return put_begin(at, reply, now);
+    if (reply->call == CALL_COMPLETE)
+        return put_complete(at, reply);
+    return put_renew(at, reply);
 }
 
 /* ---- Responses ----------------------------------------------------------------------- */
@@ -201,17 +205,17 @@ struct response response_wire_put(struct arena *arena, uint64_t id, const struct
     assert(reply->code == CODE_OK && response_wire_has(reply));
     assert(reply->operation.record || (reply->call != CALL_BEGIN && !reply->show_outcome));
     const size_t room = IDEM_FRAME_HEADER_BYTES + NUMBERS_BYTES_MAX + strings_bytes(reply);
-    struct writer writer = {.start = arena_alloc(arena, room)};
-    assert(writer.start);
-    const uint8_t *end = writer.at = writer.start + room;
+    uint8_t *const start = arena_alloc(arena, room), *at = start + room;
+    const uint8_t *const end = at;
     const struct slice tail = reply->show_outcome ? reply->outcome : (struct slice){0};
 
-    put_result(&writer, reply, now);
-    close_message(&writer, reply->call, end, tail.size);
-    put_number(&writer, 1, id);
-    const size_t message_bytes = (size_t)(end - writer.at) + tail.size;
-    writer.at -= IDEM_FRAME_HEADER_BYTES;
-    assert(writer.at >= writer.start);
-    frame_put_header(writer.at, (uint32_t)message_bytes);
-    return (struct response){.head = writer.at, .head_bytes = (uint32_t)(end - writer.at), .tail = tail};
+    assert(start);
+    at = put_result(at, reply, now);
+    at = close_message(at, reply->call, end, tail.size);
+    at = put_number(at, 1, id);
+    const size_t message_bytes = (size_t)(end - at) + tail.size;
+    at -= IDEM_FRAME_HEADER_BYTES;
+    assert(at >= start);
+    frame_put_header(at, (uint32_t)message_bytes);
+    return (struct response){.head = at, .head_bytes = (uint32_t)(end - at), .tail = tail};
 }

@@ -4,10 +4,14 @@
 #include "daemon/rules.h"
 
 #include <assert.h>
+#include <stddef.h>
 
+/* `next`, most of its bytes, is filled by whoever puts it. */
 static void start(struct decision *decision)
 {
-    *decision = (struct decision){.code = CODE_OK};
+    _Static_assert(CODE_OK == 0 && offsetof(struct decision, next) + sizeof(struct record) == sizeof(struct decision),
+                   "what stands before the last member is cleared");
+    memset(decision, 0, offsetof(struct decision, next));
 }
 
 static void fail(struct decision *decision, enum code code, const char *reason)
@@ -161,6 +165,7 @@ static void finish(struct decision *decision, const struct record *current, cons
     next->body_bytes = outcome->body_bytes;
     next->digest[0] = outcome->digest[0];
     next->digest[1] = outcome->digest[1];
+    next->digest_left_out = outcome->digest_left_out;
     next->attributes_bytes = outcome->attributes.size;
     next->body_field_bytes = outcome->body_field.size;
     next->flags = 0;
@@ -238,6 +243,18 @@ void rules_begin(const struct record *current, const struct call *call, const st
     }
 }
 
+/* Is it the outcome that is stored, sent again? */
+static bool is_outcome_of(const struct record *current, const struct outcome *outcome)
+{
+    uint64_t digest[2] = {outcome->digest[0], outcome->digest[1]};
+
+    if (outcome->digest_left_out) {
+        const bool is_field = record_plain_digest(outcome->kind, outcome->code, outcome->body_field, digest);
+        assert(is_field);
+    }
+    return record_has_digest(current, digest);
+}
+
 /* ---- The owner's calls --------------------------------------------------------- */
 
 /* The column that all four share: the ownership where the grant is not both current and unfinished.
@@ -260,7 +277,7 @@ void rules_complete(const struct record *current, const struct call *call, const
         finish(decision, current, call, call->keep_ms ? call->keep_ms : current->keep_ms, now, number);
     } else if (decision->ownership == OWNERSHIP_FINAL) {
         const bool completed_it = call->fence == current->fence && !(current->flags & RECORD_RESOLVED);
-        if (completed_it && record_has_digest(current, call->outcome.digest))
+        if (completed_it && is_outcome_of(current, &call->outcome))
             decision->ownership = OWNERSHIP_HELD;
     }
 }
@@ -341,8 +358,7 @@ void rules_resolve(const struct record *current, const struct call *call, const 
     if (!current)
         decision->ownership = OWNERSHIP_GONE;
     else if (current->state == RECORD_DONE)
-        decision->ownership =
-            happened && record_has_digest(current, call->outcome.digest) ? OWNERSHIP_HELD : OWNERSHIP_FINAL;
+        decision->ownership = happened && is_outcome_of(current, &call->outcome) ? OWNERSHIP_HELD : OWNERSHIP_FINAL;
     else if (current->state != RECORD_INTERRUPTED)
         fail(decision, CODE_FAILED_PRECONDITION, "NOT_INTERRUPTED");
     else if (call->revision != current->revision)

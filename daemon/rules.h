@@ -83,6 +83,7 @@ struct outcome {
     struct bytes attributes; /* wire form: idem.v1.Outcome's field 3, repeated; empty where dropped */
     struct bytes body_field; /* wire form: its field 4 with tag and length; empty where dropped or empty */
     uint64_t digest[2];      /* of the outcome as it was sent */
+    bool digest_left_out;    /* it is not filled, and is that of record_plain_digest */
 };
 
 /* One call with its arguments checked. Views are borrowed for the time of the call. Which fields count is up to its
@@ -134,19 +135,21 @@ struct decision {
     bool may_wait; /* the answer may change with the state: park the call where it has wait_ms */
 
     enum change change;
-    struct record next;  /* CHANGE_PUT; its hash and body_place are the engine's to fill */
     bool new_checkpoint; /* CHANGE_PUT: the checkpoint's data is the call's, not what was stored */
     bool new_input;      /* CHANGE_PUT: likewise the input */
     bool lease_anew;     /* the lease runs from the answer on, with lease_ms, and never ends earlier than it did */
     uint32_t lease_ms;   /* EXECUTE, and HELD of Renew and Checkpoint: what to tell */
     enum record_state released_to; /* Release HELD: ABSENT or INTERRUPTED */
+
+    struct record next; /* CHANGE_PUT, else not filled; its hash and body_place are the engine's to fill */
 };
 
 /* Is the outcome of this DONE record over? At expires_ms it is. */
 bool rules_expired(const struct record *record, const struct now *now);
 
 /* One function a call. `current` is NULL where the operation is absent (an expired one is absent: the caller has
- * looked). `number` is what a stored change will be numbered, higher than all before. Each fills *decision whole. */
+ * looked). `number` is what a stored change will be numbered, higher than all before. Each fills *decision whole, but
+ * for `next` where nothing is put. */
 void rules_begin(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
                  struct decision *decision);
 void rules_complete(const struct record *current, const struct call *call, const struct now *now, uint64_t number,

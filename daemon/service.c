@@ -25,9 +25,8 @@
 /* A message that was read. */
 struct read_message {
     struct service_message bytes;
-    enum scan_verdict verdict;
-    struct scan_result scan;
-    bool is_call; /* `call` and timeout_ms are filled; else it has to be unpacked, or refused */
+    bool is_call; /* the rest is filled; else it is scanned again when its turn comes: unpacked then, or refused */
+    uint64_t id;
     struct call call;
     uint32_t timeout_ms;
 };
@@ -43,7 +42,8 @@ struct service {
     uint64_t instance;
     uint64_t started_ms;
     struct metrics metrics;
-    const struct now *now; /* of the call at work */
+    const struct now *now;   /* of the call at work */
+    struct scan_result scan; /* of the message at work */
     struct read_message read[SERVICE_READ_MAX];
 };
 
@@ -319,16 +319,21 @@ static void on_request(struct session *session, const Idem__V1__Request *request
     }
 }
 
-static void read_message(struct service *service, const struct service_message *bytes, struct read_message *message)
+static enum scan_verdict scan(struct service *service, const struct service_message *bytes)
 {
     const struct policy *policy = &service->options.policy;
     const struct scan_limits limits = {.keep_ms_min = policy->keep_min_ms, .keep_ms_max = policy->keep_max_ms};
 
+    return scan_request(bytes->data, bytes->size, &limits, &service->scan);
+}
+
+static void read_message(struct service *service, const struct service_message *bytes, struct read_message *message)
+{
     message->bytes = *bytes;
-    message->verdict = scan_request(bytes->data, bytes->size, &limits, &message->scan);
     message->is_call =
-        message->verdict == SCAN_OK && request_wire_read(service->arena, bytes->data, bytes->size, &message->scan,
-                                                         policy, &message->call, &message->timeout_ms);
+        scan(service, bytes) == SCAN_OK && request_wire_read(service->arena, &service->scan, &service->options.policy,
+                                                             &message->call, &message->timeout_ms);
+    message->id = service->scan.id;
 }
 
 void service_read(struct service *service, const struct service_message *messages, unsigned count)
@@ -350,43 +355,55 @@ void service_read_end(struct service *service)
     arena_rewind(service->arena, 0);
 }
 
-static void unpack(struct session *session, const struct read_message *message, uint64_t read_ms)
+static void unpack(struct session *session, const struct service_message *bytes, uint64_t read_ms)
 {
     struct arena *arena = session->service->arena;
+    const struct scan_result *scanned = &session->service->scan;
     const size_t mark = arena_mark(arena);
     const Idem__V1__Request *request;
 
-    if (message->scan.attributes_dropped)
-        scan_take_out_attributes(message->bytes.data, &message->scan);
-    request = request_unpack(arena, message->bytes.data, message->bytes.size);
+    if (scanned->attributes_dropped)
+        scan_take_out_attributes(bytes->data, scanned);
+    request = request_unpack(arena, bytes->data, bytes->size);
     if (request)
-        on_request(session, request, &message->scan, read_ms);
+        on_request(session, request, scanned, read_ms);
     else
-        refuse(session, message->scan.id, message->scan.call, CODE_INTERNAL, "UNPACK", NULL,
-               "the request could not be unpacked");
+        refuse(session, scanned->id, scanned->call, CODE_INTERNAL, "UNPACK", NULL, "the request could not be unpacked");
     arena_rewind(arena, mark);
+}
+
+/* A message that is none of the usual calls. */
+static bool decide_other(struct session *session, const struct service_message *bytes, uint64_t read_ms)
+{
+    struct service *service = session->service;
+    const struct scan_result *scanned = &service->scan;
+    const enum scan_verdict verdict = scan(service, bytes);
+
+    if (verdict == SCAN_NOT_A_REQUEST) {
+        service_bad_frame(session, scanned->message);
+        return false;
+    }
+    session->open_calls++;
+    if (verdict == SCAN_INVALID)
+        refuse(session, scanned->id, scanned->call, CODE_INVALID_ARGUMENT, "INVALID_ARGUMENT", scanned->field,
+               scanned->message);
+    else if (verdict == SCAN_UNIMPLEMENTED)
+        refuse(session, scanned->id, 0, CODE_UNIMPLEMENTED, "UNKNOWN_CALL", NULL,
+               "this daemon does not know this call");
+    else
+        unpack(session, bytes, read_ms);
+    return true;
 }
 
 bool service_decide(struct session *session, unsigned number, uint64_t read_ms, const struct now *now)
 {
-    struct service *service = session->service;
-    struct read_message *message = &service->read[number];
-    const struct scan_result *scan = &message->scan;
+    struct read_message *message = &session->service->read[number];
 
-    service->now = now;
-    if (message->verdict == SCAN_NOT_A_REQUEST) {
-        service_bad_frame(session, scan->message);
-        return false;
-    }
+    session->service->now = now;
+    if (!message->is_call)
+        return decide_other(session, &message->bytes, read_ms);
     session->open_calls++;
-    if (message->is_call)
-        on_engine_call(session, scan->id, message->timeout_ms, &message->call, read_ms);
-    else if (message->verdict == SCAN_INVALID)
-        refuse(session, scan->id, scan->call, CODE_INVALID_ARGUMENT, "INVALID_ARGUMENT", scan->field, scan->message);
-    else if (message->verdict == SCAN_UNIMPLEMENTED)
-        refuse(session, scan->id, 0, CODE_UNIMPLEMENTED, "UNKNOWN_CALL", NULL, "this daemon does not know this call");
-    else
-        unpack(session, message, read_ms);
+    on_engine_call(session, message->id, message->timeout_ms, &message->call, read_ms);
     return true;
 }
 

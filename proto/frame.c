@@ -47,7 +47,7 @@ void frame_put_header(uint8_t *out, uint32_t message_bytes)
     out[4] = (uint8_t)message_bytes;
 }
 
-size_t frame_put_long_varint(uint8_t *out, uint64_t value)
+static size_t put_bytewise(uint8_t *out, uint64_t value)
 {
     size_t bytes = 0;
 
@@ -57,6 +57,31 @@ size_t frame_put_long_varint(uint8_t *out, uint64_t value)
     }
     out[bytes++] = (uint8_t)value;
     assert(bytes <= VARINT_BYTES_MAX);
+    return bytes;
+}
+
+/* The low bytes of a word, three to eight of them: two moves that may overlap. */
+static void put_low(uint8_t *out, uint64_t word, size_t bytes)
+{
+    const size_t half = bytes > 4 ? 4 : 2, last_at = bytes - half;
+    const uint64_t first = htole64(word), last = htole64(word >> 8 * last_at);
+
+    if (half == 4) {
+        memcpy(out, &first, 4);
+        memcpy(out + last_at, &last, 4);
+    } else {
+        memcpy(out, &first, 2);
+        memcpy(out + last_at, &last, 2);
+    }
+}
+
+size_t frame_put_long_varint(uint8_t *out, uint64_t value)
+{
+    const size_t bytes = frame_varint_bytes(value);
+
+    if (bytes < 3 || bytes > 8)
+        return put_bytewise(out, value);
+    put_low(out, frame_varint_word(value, bytes), bytes);
     return bytes;
 }
 

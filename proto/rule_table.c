@@ -6,47 +6,53 @@
 
 #include "idem/v1/idem.pb-c.h"
 #include "proto/limits.h"
+#include "proto/scan.h"
 
 /* One row a line. */
 /* clang-format off */
-#define BYTES(field, from, to)  {.name = (field), .least = (from), .most = (to)}
-#define NUMBER(field, from, to) BYTES(field, from, to)
-#define FLAG(field)             {.name = (field), .most = RULE_ANY}
-#define NEEDED(field, from, to) {.name = (field), .least = (from), .most = (to), .required = true}
-#define MESSAGE(field, table)   {.name = (field), .required = true, .message = &(table)}
-#define CALL(field, table)      {.name = (field), .note = RULE_CALL, .message = &(table)}
-#define LEASE(field) \
-    {.name = (field), .least = IDEM_LEASE_MS_MIN, .most = IDEM_LEASE_MS_MAX, .or_none = true}
-#define WAIT(field)             NUMBER(field, 0, IDEM_WAIT_MS_MAX)
-#define ATTEMPT(field) \
-    {.name = (field), .least = IDEM_ATTEMPT_ID_BYTES, .most = IDEM_ATTEMPT_ID_BYTES, \
-     .or_none = true}
+#define ROW(as, field, from, to)    .name = (field), .least = (from), .most = (to), .type = (as)
+#define TEXT(field, from, to)       {ROW(RULE_TEXT, field, from, to)}
+#define BYTES(field, from, to)      {ROW(RULE_BYTES, field, from, to)}
+#define NUMBER(field, from, to)     {ROW(RULE_NUMBER, field, from, to)}
+#define SHORT(field, from, to)      {ROW(RULE_SHORT, field, from, to)}
+#define FIXED(field, from, to)      {ROW(RULE_FIXED, field, from, to)}
+#define FLAG(field)                 {ROW(RULE_NUMBER, field, 0, RULE_ANY)}
+#define NEEDED(as, field, from, to) {ROW(as, field, from, to), .required = true}
+#define FENCE(field)                NEEDED(RULE_FIXED, field, 1, IDEM_FENCE_MAX)
+#define MESSAGE(field, table) \
+    {.name = (field), .most = RULE_ANY, .type = RULE_NESTED, .required = true, .message = &(table)}
+#define CALL(field, table) \
+    {.name = (field), .most = RULE_ANY, .type = RULE_NESTED, .note = RULE_CALL, .message = &(table)}
+#define LEASE(field)   {ROW(RULE_SHORT, field, IDEM_LEASE_MS_MIN, IDEM_LEASE_MS_MAX), .or_none = true}
+#define WAIT(field)    SHORT(field, 0, IDEM_WAIT_MS_MAX)
+#define ATTEMPT(field) {ROW(RULE_BYTES, field, IDEM_ATTEMPT_ID_BYTES, IDEM_ATTEMPT_ID_BYTES), .or_none = true}
 
 #define COUNT(rows) (sizeof(rows) / sizeof((rows)[0]))
-#define TABLE(table, message, rows, required) \
+/* required: a bit for each row that says so. */
+#define TABLE(table, message, rows, required, kept) \
     static const struct rule_message table = { \
-        &idem__v1__##message##__descriptor, rows, COUNT(rows), required, COUNT(rows), 0}
+        &idem__v1__##message##__descriptor, rows, required, COUNT(rows), COUNT(rows), 0, kept}
 
 /* ---- What calls share ---- */
 
 static const struct rule operation_id_rules[] = {
-    NEEDED("namespace", 1, IDEM_NAMESPACE_BYTES_MAX),
-    BYTES("caller", 0, IDEM_CALLER_BYTES_MAX),
-    NEEDED("key", 1, IDEM_KEY_BYTES_MAX),
+    NEEDED(RULE_TEXT, "namespace", 1, IDEM_NAMESPACE_BYTES_MAX),
+    TEXT("caller", 0, IDEM_CALLER_BYTES_MAX),
+    NEEDED(RULE_TEXT, "key", 1, IDEM_KEY_BYTES_MAX),
 };
-TABLE(operation_id, operation_id, operation_id_rules, 2);
+TABLE(operation_id, operation_id, operation_id_rules, 1 << 0 | 1 << 2, SCAN_OP);
 
 static const struct rule attribute_rules[] = {
-    {.name = "name", .most = RULE_ANY, .note = RULE_ATTRIBUTE_PART},
-    {.name = "value", .most = RULE_ANY, .note = RULE_ATTRIBUTE_PART},
+    {ROW(RULE_TEXT, "name", 0, RULE_ANY), .note = RULE_ATTRIBUTE_PART},
+    {ROW(RULE_BYTES, "value", 0, RULE_ANY), .note = RULE_ATTRIBUTE_PART},
 };
-TABLE(attribute, attribute, attribute_rules, 0);
+TABLE(attribute, attribute, attribute_rules, 0, SCAN_OTHER);
 
 #define OUTCOME_RULES(kind_least, kind_required) { \
-    {.name = "kind", .least = (kind_least), .most = IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_FAILED, \
-     .required = (kind_required), .note = RULE_KIND}, \
-    NUMBER("code", 0, RULE_ANY), \
-    {.name = "attributes", .times_max = RULE_TIMES, .note = RULE_ATTRIBUTE, .message = &attribute}, \
+    {ROW(RULE_NUMBER, "kind", kind_least, IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_FAILED), .required = (kind_required)}, \
+    SHORT("code", 0, RULE_ANY), \
+    {ROW(RULE_NESTED, "attributes", 0, RULE_ANY), .times_max = RULE_TIMES, .note = RULE_ATTRIBUTE, \
+     .message = &attribute}, \
     BYTES("body", 0, RULE_ANY), \
     FLAG("body_dropped"), \
     NUMBER("body_bytes", 0, RULE_ANY), \
@@ -54,137 +60,136 @@ TABLE(attribute, attribute, attribute_rules, 0);
 }
 static const struct rule completed_rules[] =
     OUTCOME_RULES(IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_SUCCEEDED, true);
-TABLE(completed, outcome, completed_rules, 1);
+TABLE(completed, outcome, completed_rules, 1 << 0, SCAN_OUTCOME);
 /* Whether it must have its kind depends on the verdict: the scan looks at both at its end. */
 static const struct rule resolved_rules[] =
     OUTCOME_RULES(IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_UNSPECIFIED, false);
-TABLE(resolved, outcome, resolved_rules, 0);
+TABLE(resolved, outcome, resolved_rules, 0, SCAN_OUTCOME);
 
 static const struct rule saved_rules[] = {
-    NEEDED("name", 1, IDEM_CHECKPOINT_NAME_BYTES_MAX),
+    NEEDED(RULE_TEXT, "name", 1, IDEM_CHECKPOINT_NAME_BYTES_MAX),
     BYTES("data", 0, IDEM_CHECKPOINT_BYTES_MAX),
 };
-TABLE(saved, checkpoint, saved_rules, 1);
+TABLE(saved, checkpoint, saved_rules, 1 << 0, SCAN_OTHER);
 
 /* ---- Calls ---- */
 
 static const struct rule hello_rules[] = {
-    BYTES("client", 0, IDEM_CLIENT_BYTES_MAX),
+    TEXT("client", 0, IDEM_CLIENT_BYTES_MAX),
     BYTES("token", 0, IDEM_TOKEN_BYTES_MAX),
-    NUMBER("replaces", 0, RULE_ANY),
-    BYTES("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
+    FIXED("replaces", 0, RULE_ANY),
+    TEXT("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
 };
-TABLE(hello, hello_request, hello_rules, 0);
+TABLE(hello, hello_request, hello_rules, 0, SCAN_CALL);
 
 static const struct rule begin_rules[] = {
     MESSAGE("op", operation_id),
-    BYTES("operation", 0, IDEM_OPERATION_BYTES_MAX),
+    TEXT("operation", 0, IDEM_OPERATION_BYTES_MAX),
     BYTES("fingerprint", 0, IDEM_FINGERPRINT_BYTES_MAX),
     ATTEMPT("attempt_id"),
-    BYTES("owner", 0, IDEM_OWNER_BYTES_MAX),
+    TEXT("owner", 0, IDEM_OWNER_BYTES_MAX),
     LEASE("lease_ms"),
     WAIT("wait_ms"),
     NUMBER("if_interrupted", 0, IDEM__V1__IF_INTERRUPTED__IF_INTERRUPTED_TAKE_OVER),
     NUMBER("first_sent_ms", 0, RULE_ANY),
     BYTES("input", 0, IDEM_INPUT_BYTES_MAX),
     FLAG("bind_to_connection"),
-    {.name = "keep_ms", .note = RULE_KEEP, .or_none = true},
-    NUMBER("take_over_revision", 0, IDEM_FENCE_MAX),
-    {.name = "other_fingerprints", .most = IDEM_FINGERPRINT_BYTES_MAX,
+    {ROW(RULE_NUMBER, "keep_ms", 0, 0), .note = RULE_KEEP, .or_none = true},
+    FIXED("take_over_revision", 0, IDEM_FENCE_MAX),
+    {ROW(RULE_BYTES, "other_fingerprints", 0, IDEM_FINGERPRINT_BYTES_MAX),
      .times_max = IDEM_OTHER_FINGERPRINTS_MAX},
 };
-TABLE(begin, begin_request, begin_rules, 1);
+TABLE(begin, begin_request, begin_rules, 1 << 0, SCAN_CALL);
 
 static const struct rule complete_rules[] = {
     MESSAGE("op", operation_id),
-    NEEDED("fence", 1, IDEM_FENCE_MAX),
-    {.name = "outcome", .required = true, .note = RULE_OUTCOME, .message = &completed},
+    FENCE("fence"),
+    MESSAGE("outcome", completed),
     NUMBER("keep_ms", 0, RULE_ANY),
     NUMBER("keep_body_ms", 0, RULE_ANY),
 };
-TABLE(complete, complete_request, complete_rules, 3);
+TABLE(complete, complete_request, complete_rules, 1 << 0 | 1 << 1 | 1 << 2, SCAN_CALL);
 
 static const struct rule release_rules[] = {
     MESSAGE("op", operation_id),
-    NEEDED("fence", 1, IDEM_FENCE_MAX),
-    NEEDED("effect", IDEM__V1__EFFECT__EFFECT_UNKNOWN, IDEM__V1__EFFECT__EFFECT_NONE),
+    FENCE("fence"),
+    NEEDED(RULE_NUMBER, "effect", IDEM__V1__EFFECT__EFFECT_UNKNOWN, IDEM__V1__EFFECT__EFFECT_NONE),
 };
-TABLE(release, release_request, release_rules, 3);
+TABLE(release, release_request, release_rules, 1 << 0 | 1 << 1 | 1 << 2, SCAN_CALL);
 
 static const struct rule renew_rules[] = {
     MESSAGE("op", operation_id),
-    NEEDED("fence", 1, IDEM_FENCE_MAX),
+    FENCE("fence"),
     LEASE("lease_ms"),
 };
-TABLE(renew, renew_request, renew_rules, 2);
+TABLE(renew, renew_request, renew_rules, 1 << 0 | 1 << 1, SCAN_CALL);
 
 static const struct rule checkpoint_rules[] = {
     MESSAGE("op", operation_id),
-    NEEDED("fence", 1, IDEM_FENCE_MAX),
+    FENCE("fence"),
     MESSAGE("checkpoint", saved),
     LEASE("lease_ms"),
 };
-TABLE(checkpoint, checkpoint_request, checkpoint_rules, 3);
+TABLE(checkpoint, checkpoint_request, checkpoint_rules, 1 << 0 | 1 << 1 | 1 << 2, SCAN_CALL);
 
 static const struct rule get_rules[] = {
     MESSAGE("op", operation_id),
     WAIT("wait_ms"),
 };
-TABLE(get, get_request, get_rules, 1);
+TABLE(get, get_request, get_rules, 1 << 0, SCAN_CALL);
 
 static const struct rule recover_rules[] = {
-    NEEDED("namespace", 1, IDEM_NAMESPACE_BYTES_MAX),
-    BYTES("operation", 0, IDEM_OPERATION_BYTES_MAX),
-    BYTES("owner", 0, IDEM_OWNER_BYTES_MAX),
+    NEEDED(RULE_TEXT, "namespace", 1, IDEM_NAMESPACE_BYTES_MAX),
+    TEXT("operation", 0, IDEM_OPERATION_BYTES_MAX),
+    TEXT("owner", 0, IDEM_OWNER_BYTES_MAX),
     LEASE("lease_ms"),
-    NUMBER("limit", 0, IDEM_RECOVER_MAX),
+    SHORT("limit", 0, IDEM_RECOVER_MAX),
     WAIT("wait_ms"),
     ATTEMPT("attempt_id"),
     FLAG("bind_to_connection"),
 };
-TABLE(recover, recover_request, recover_rules, 1);
+TABLE(recover, recover_request, recover_rules, 1 << 0, SCAN_CALL);
 
 static const struct rule resolve_rules[] = {
     MESSAGE("op", operation_id),
-    NEEDED("revision", 1, IDEM_FENCE_MAX),
-    {.name = "verdict", .least = IDEM__V1__VERDICT__VERDICT_HAPPENED,
-     .most = IDEM__V1__VERDICT__VERDICT_DID_NOT_HAPPEN, .required = true, .note = RULE_VERDICT},
-    {.name = "outcome", .note = RULE_OUTCOME, .message = &resolved},
-    BYTES("reason", 0, IDEM_REASON_BYTES_MAX),
+    FENCE("revision"),
+    NEEDED(RULE_NUMBER, "verdict", IDEM__V1__VERDICT__VERDICT_HAPPENED, IDEM__V1__VERDICT__VERDICT_DID_NOT_HAPPEN),
+    {ROW(RULE_NESTED, "outcome", 0, RULE_ANY), .message = &resolved},
+    TEXT("reason", 0, IDEM_REASON_BYTES_MAX),
 };
-TABLE(resolve, resolve_request, resolve_rules, 3);
+TABLE(resolve, resolve_request, resolve_rules, 1 << 0 | 1 << 1 | 1 << 2, SCAN_CALL);
 
 static const struct rule forget_rules[] = {
     MESSAGE("op", operation_id),
-    NEEDED("revision", 1, IDEM_FENCE_MAX),
-    BYTES("reason", 0, IDEM_REASON_BYTES_MAX),
+    FENCE("revision"),
+    TEXT("reason", 0, IDEM_REASON_BYTES_MAX),
 };
-TABLE(forget, forget_request, forget_rules, 2);
+TABLE(forget, forget_request, forget_rules, 1 << 0 | 1 << 1, SCAN_CALL);
 
 static const struct rule list_rules[] = {
-    BYTES("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
+    TEXT("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
     NUMBER("state", 0, IDEM__V1__STATE__STATE_DONE),
-    NUMBER("limit", 0, IDEM_LIST_MAX),
+    SHORT("limit", 0, IDEM_LIST_MAX),
     BYTES("cursor", 0, IDEM_CURSOR_BYTES_MAX),
 };
-TABLE(list, list_request, list_rules, 0);
+TABLE(list, list_request, list_rules, 0, SCAN_CALL);
 
 static const struct rule stats_rules[] = {
-    BYTES("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
+    TEXT("namespace", 0, IDEM_NAMESPACE_BYTES_MAX),
 };
-TABLE(stats, stats_request, stats_rules, 0);
+TABLE(stats, stats_request, stats_rules, 0, SCAN_CALL);
 
 static const struct rule cancel_rules[] = {
-    NEEDED("id", 1, RULE_ANY),
+    NEEDED(RULE_NUMBER, "id", 1, RULE_ANY),
 };
-TABLE(cancel, cancel_request, cancel_rules, 1);
+TABLE(cancel, cancel_request, cancel_rules, 1 << 0, SCAN_CALL);
 
 /* ---- Request ---- */
 
 static const struct rule request_rules[] = {
-    {.name = "id", .most = RULE_ANY, .note = RULE_ID},
-    NUMBER("timeout_ms", 0, RULE_ANY),
-    BYTES("traceparent", 0, IDEM_TRACEPARENT_BYTES_MAX),
+    NUMBER("id", 0, RULE_ANY),
+    SHORT("timeout_ms", 0, RULE_ANY),
+    TEXT("traceparent", 0, IDEM_TRACEPARENT_BYTES_MAX),
     CALL("hello", hello),
     CALL("begin", begin),
     CALL("complete", complete),
@@ -201,7 +206,7 @@ static const struct rule request_rules[] = {
 };
 /* After its own three fields, the calls. */
 const struct rule_message rule_table_request = {
-    &idem__v1__request__descriptor, request_rules, COUNT(request_rules), 0, 3, 6,
+    &idem__v1__request__descriptor, request_rules, 0, COUNT(request_rules), 3, 6, SCAN_REQUEST,
 };
 
 _Static_assert(COUNT(request_rules) <= RULE_FIELDS_MAX, "they fit");

@@ -23,8 +23,13 @@
 #include "proto/wire.h"
 
 enum {
-    OUTCOME_ATTRIBUTES = 3, /* Outcome.attributes */
-    OUTCOME_FILLER = 15,    /* no field of Outcome */
+    REQUEST_ID = 1,
+    COMPLETE_OUTCOME = 3,
+    RESOLVE_VERDICT = 3,
+    RESOLVE_OUTCOME = 4,
+    OUTCOME_KIND = 1,
+    OUTCOME_ATTRIBUTES = 3,
+    OUTCOME_FILLER = 15, /* no field of Outcome */
 };
 
 /* Where the walk stands: a message, and what it lies in, up to Request, which has no rule. Of a field that is no
@@ -38,13 +43,9 @@ struct walk {
     const uint8_t *start;
     const struct scan_limits *limits;
     struct scan_result *result;
-    size_t broken_at;        /* the first byte of the field that is no protobuf */
-    bool invalid;            /* result->field and result->message say why */
-    uint32_t unknown_number; /* the first unknown field of Request itself; 0: none */
-    uint64_t verdict;        /* of a Resolve */
-    uint64_t kind;           /* of the outcome */
-    const uint8_t *outcome;  /* its bytes; NULL: none */
-    size_t outcome_bytes;
+    size_t broken_at;         /* the first byte of the field that is no protobuf */
+    bool invalid;             /* result->field and result->message say why */
+    uint32_t unknown_number;  /* the first unknown field of Request itself; 0: none */
     XXH3_state_t *attributes; /* their digest, begun with the first */
 };
 
@@ -86,16 +87,24 @@ static uint64_t load_word(const uint8_t *text)
     return word;
 }
 
+/* One to seven bytes as a word, in which some may stand twice, and what is no byte of them is plain. */
+static uint64_t load_short(const uint8_t *text, size_t size)
+{
+    uint32_t first, last;
+
+    if (size < sizeof(first))
+        return EACH_BYTE(0x01) << 24 | text[0] | (uint64_t)text[size / 2] << 8 | (uint64_t)text[size - 1] << 16;
+    memcpy(&first, text, sizeof(first));
+    memcpy(&last, text + size - sizeof(last), sizeof(last));
+    return first | (uint64_t)last << 32;
+}
+
 /* ASCII without U+0000, as nearly every text is: eight bytes at a time, the last eight over some that were looked at.
  */
 static bool is_plain(const uint8_t *text, size_t size)
 {
-    if (size < sizeof(uint64_t)) {
-        for (size_t i = 0; i < size; i++)
-            if (text[i] == 0 || text[i] >= 0x80)
-                return false;
-        return true;
-    }
+    if (size < sizeof(uint64_t))
+        return size == 0 || word_is_plain(load_short(text, size));
     for (size_t at = 0; at + sizeof(uint64_t) < size; at += sizeof(uint64_t))
         if (!word_is_plain(load_word(text + at)))
             return false;
@@ -210,25 +219,25 @@ static bool is_text(const uint8_t *text, size_t size)
     return is_plain(text, size) || (memchr(text, 0, size) == NULL && is_utf8(text, size));
 }
 
-static bool is_short(ProtobufCType type)
+__attribute__((cold)) static void blame_short(struct walk *walk, const struct place *place)
 {
-    return type == PROTOBUF_C_TYPE_UINT32 || type == PROTOBUF_C_TYPE_SINT32;
+    blame(walk, place, "does not fit its 32 bits");
 }
 
 /* A field that is no message, in the one at `above`. */
-static void check_value(struct walk *walk, const struct place *above, const struct rule *rule, ProtobufCType type,
-                        const struct wire_field *field)
+static inline void check_value(struct walk *walk, const struct place *above, const struct rule *rule,
+                               struct scan_value field)
 {
     const struct place place = {above, rule};
 
-    if (is_short(type) && field->value > UINT32_MAX) /* protobuf-c would cut it */
-        blame(walk, &place, "does not fit its 32 bits");
-    if (!is_in_range(walk, rule, field->value))
-        blame_range(walk, &place, field->value, field->type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED);
-    if (type != PROTOBUF_C_TYPE_STRING || walk->invalid) /* nobody would hear of it */
+    if (rule->type == RULE_SHORT && field.value > UINT32_MAX) /* protobuf-c would cut it */
+        blame_short(walk, &place);
+    if (field.value - rule->least > rule->most - rule->least && !is_in_range(walk, rule, field.value))
+        blame_range(walk, &place, field.value, rule_wire_type(rule->type) == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED);
+    if (rule->type != RULE_TEXT || walk->invalid) /* nobody would hear of it */
         return;
-    if (!is_text(field->bytes, (size_t)field->value))
-        blame_string(walk, &place, field->bytes, (size_t)field->value);
+    if (!is_text(field.bytes, (size_t)field.value))
+        blame_string(walk, &place, field.bytes, (size_t)field.value);
 }
 
 __attribute__((cold)) static void blame_times(struct walk *walk, const struct place *place, uint32_t times)
@@ -241,115 +250,79 @@ __attribute__((cold)) static void blame_times(struct walk *walk, const struct pl
         blame(walk, place, "stands %" PRIu32 " times; it may stand %" PRIu32 " times", times, rule->times_max);
 }
 
-/* `times`: how often the field has stood in its message by now. */
-static void check_times(struct walk *walk, const struct place *above, const struct rule *rule, uint32_t times)
+/* A field stands again: for the times-th time, where it may at all. The calls are counted together. */
+static void check_again(struct walk *walk, const struct place *above, const struct rule *rule, uint32_t times)
 {
     const struct place place = {above, rule};
 
-    if (rule->note == RULE_CALL) {
-        if (walk->result->call != 0)
-            blame_top(walk, "call", "stands twice; it may stand once");
-    } else if (times > 1 && times > rule->times_max) {
+    if (rule->note != RULE_CALL && times > rule->times_max)
         blame_times(walk, &place, times);
-    }
 }
 
-static void blame_missing(struct walk *walk, const struct place *place, ProtobufCType type)
+static void blame_missing(struct walk *walk, const struct place *place)
 {
-    bool has_length = type == PROTOBUF_C_TYPE_STRING || type == PROTOBUF_C_TYPE_BYTES;
+    const struct rule *rule = place->rule;
+    const bool has_length = rule_wire_type(rule->type) == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
 
-    if (place->rule->message != NULL)
+    if (rule->message != NULL)
         blame(walk, place, "is missing");
     else
-        blame(walk, place, "is missing; it takes %" PRIu64 " to %" PRIu64 "%s", place->rule->least, place->rule->most,
+        blame(walk, place, "is missing; it takes %" PRIu64 " to %" PRIu64 "%s", rule->least, rule->most,
               has_length ? " bytes" : "");
 }
 
 __attribute__((cold)) static void blame_required(struct walk *walk, const struct place *above,
-                                                 const struct rule_message *message, const uint32_t *times)
+                                                 const struct rule_message *message, uint32_t there)
 {
     for (unsigned i = 0; i < message->fields; i++) {
         const struct place place = {above, &message->rules[i]};
 
-        if (place.rule->required && times[i] == 0)
-            blame_missing(walk, &place, message->descriptor->fields[i].type);
+        if (place.rule->required && !(there >> i & 1))
+            blame_missing(walk, &place);
     }
 }
 
 /* The length goes before the bytes, or "ab", "c" would give the digest of "a", "bc". */
-static void add_attribute(struct walk *walk, const struct wire_field *field)
+static void add_attribute(struct walk *walk, struct scan_value field)
 {
     uint8_t length[4];
 
     for (size_t i = 0; i < sizeof(length); i++)
-        length[i] = (uint8_t)(field->value >> (8 * i));
+        length[i] = (uint8_t)(field.value >> (8 * i));
     if (walk->result->attributes_count == 0)
         XXH3_64bits_reset(walk->attributes);
     XXH3_64bits_update(walk->attributes, length, sizeof(length));
-    XXH3_64bits_update(walk->attributes, field->bytes, (size_t)field->value);
+    XXH3_64bits_update(walk->attributes, field.bytes, (size_t)field.value);
     walk->result->attributes_count++;
 }
 
-static void begin_outcome(struct walk *walk, const struct wire_field *field)
+static void take_note(struct walk *walk, const struct rule *rule, uint32_t number, struct scan_value field)
 {
-    walk->outcome = field->bytes;
-    walk->outcome_bytes = (size_t)field->value;
-}
-
-static void take_note(struct walk *walk, const struct rule *rule, const struct wire_field *field)
-{
-    switch (rule->note) {
+    switch ((enum rule_note)rule->note) {
     case RULE_PLAIN:
     case RULE_KEEP:
         break;
-    case RULE_ID:
-        walk->result->id = field->value;
-        break;
     case RULE_CALL:
         if (walk->result->call == 0)
-            walk->result->call = field->number;
-        break;
-    case RULE_VERDICT:
-        walk->verdict = field->value;
-        break;
-    case RULE_OUTCOME:
-        begin_outcome(walk, field);
-        break;
-    case RULE_KIND:
-        walk->kind = field->value;
+            walk->result->call = number;
+        else
+            blame_top(walk, "call", "stands twice; it may stand once");
         break;
     case RULE_ATTRIBUTE:
         add_attribute(walk, field);
         break;
     case RULE_ATTRIBUTE_PART:
-        walk->result->attributes_bytes += (uint32_t)field->value;
+        walk->result->attributes_bytes += (uint32_t)field.value;
         break;
     }
 }
 
 /* ---- The walk ---- */
 
-static bool walk_message(struct walk *walk, const struct place *place, const struct rule_message *message,
-                         const uint8_t *data, size_t size);
-
-static bool walk_field(struct walk *walk, const struct place *above, const struct rule *rule, ProtobufCType type,
-                       const struct wire_field *field)
-{
-    if (rule->note != RULE_PLAIN)
-        take_note(walk, rule, field);
-    if (rule->message != NULL) {
-        const struct place place = {above, rule};
-
-        return walk_message(walk, &place, rule->message, field->bytes, (size_t)field->value);
-    }
-    check_value(walk, above, rule, type, field);
-    return true;
-}
-
-static void step_over(struct walk *walk, const struct place *place, const struct wire_field *field, uint32_t unknown)
+static void step_over(struct walk *walk, const struct place *place, uint32_t number, uint32_t unknown)
 {
     if (place->rule == NULL && walk->unknown_number == 0)
-        walk->unknown_number = field->number;
+        walk->unknown_number = number;
     if (unknown > IDEM_UNKNOWN_FIELDS_MAX)
         blame(walk, place, "holds more than %d unknown fields", IDEM_UNKNOWN_FIELDS_MAX);
 }
@@ -361,35 +334,42 @@ static bool is_broken_at(struct walk *walk, const uint8_t *at)
 }
 
 /* False where the bytes are no such message: no protobuf, or a known field written as another type. walk->broken_at
- * then says where. */
+ * then says where. What it saw of each field is left in the result. */
 static bool walk_message(struct walk *walk, const struct place *place, const struct rule_message *message,
-                         const uint8_t *data, size_t size)
+                         struct scan_value bytes)
 {
-    uint32_t times[RULE_FIELDS_MAX] = {0};
-    uint32_t unknown = 0, required = 0;
+    struct scan_fields *fields = &walk->result->messages[message->kept];
+    const uint8_t *const end = bytes.bytes + bytes.value;
+    uint32_t there = 0, unknown = 0, again = 0;
     struct wire_field field;
 
-    assert(message->fields <= RULE_FIELDS_MAX);
-    for (size_t at = 0; at < size; at += field.size) {
-        if (!wire_read(data + at, size - at, &field))
-            return is_broken_at(walk, data + at);
-        assert(field.size <= size - at);
+    for (const uint8_t *at = bytes.bytes; at < end; at += field.size) {
+        if (!wire_read(at, (size_t)(end - at), &field))
+            return is_broken_at(walk, at);
+        assert(field.size <= (size_t)(end - at));
         const uint32_t index = rule_index(message, field.number);
         if (index == message->fields) {
-            step_over(walk, place, &field, ++unknown);
+            step_over(walk, place, field.number, ++unknown);
             continue;
         }
         const struct rule *rule = &message->rules[index];
-        const ProtobufCType type = message->descriptor->fields[index].type;
-        if (field.type != wire_type_of(type))
-            return is_broken_at(walk, data + at);
-        required += rule->required && times[index] == 0;
-        check_times(walk, place, rule, ++times[index]);
-        if (!walk_field(walk, place, rule, type, &field))
+        const struct scan_value value = {field.value, field.bytes};
+        if (field.type != rule_wire_type(rule->type))
+            return is_broken_at(walk, at);
+        if (there >> index & 1)
+            check_again(walk, place, rule, rule->times_max > 0 ? ++again + 1 : 2);
+        there |= 1u << index;
+        fields->values[index] = value;
+        if (rule->note != RULE_PLAIN)
+            take_note(walk, rule, field.number, value);
+        if (rule->message == NULL)
+            check_value(walk, place, rule, value);
+        else if (!walk_message(walk, &(struct place){place, rule}, rule->message, value))
             return false;
     }
-    if (required != message->required)
-        blame_required(walk, place, message, times);
+    fields->there = there;
+    if ((message->required & ~there) != 0)
+        blame_required(walk, place, message, there);
     return true;
 }
 
@@ -398,11 +378,14 @@ static bool walk_message(struct walk *walk, const struct place *place, const str
 /* HAPPENED needs the outcome, and its kind: what Begin will replay. */
 static void check_resolve(struct walk *walk)
 {
-    if (walk->result->call != IDEM__V1__REQUEST__CALL_RESOLVE || walk->verdict != IDEM__V1__VERDICT__VERDICT_HAPPENED)
+    const struct scan_fields *messages = walk->result->messages;
+
+    if (walk->result->call != IDEM__V1__REQUEST__CALL_RESOLVE ||
+        scan_number(&messages[SCAN_CALL], RESOLVE_VERDICT) != IDEM__V1__VERDICT__VERDICT_HAPPENED)
         return;
-    if (walk->outcome == NULL)
+    if (!scan_has(&messages[SCAN_CALL], RESOLVE_OUTCOME))
         blame_top(walk, "resolve.outcome", "is missing; HAPPENED needs it");
-    else if (walk->kind == IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_UNSPECIFIED)
+    else if (scan_number(&messages[SCAN_OUTCOME], OUTCOME_KIND) == IDEM__V1__OUTCOME_KIND__OUTCOME_KIND_UNSPECIFIED)
         blame_top(walk, "resolve.outcome.kind", "is missing; HAPPENED needs it");
 }
 
@@ -460,16 +443,31 @@ void scan_take_out_attributes(uint8_t *data, const struct scan_result *result)
     wire_put_filler(outcome + kept, result->outcome_bytes - kept, OUTCOME_FILLER);
 }
 
-static void finish_outcome(struct walk *walk)
+/* The bytes of the call's outcome; NULL where there is none. */
+static const struct scan_value *outcome_of(const struct scan_result *result)
+{
+    const struct scan_fields *call = &result->messages[SCAN_CALL];
+    unsigned number = 0;
+
+    if (result->call == IDEM__V1__REQUEST__CALL_COMPLETE)
+        number = COMPLETE_OUTCOME;
+    else if (result->call == IDEM__V1__REQUEST__CALL_RESOLVE)
+        number = RESOLVE_OUTCOME;
+    return number != 0 && scan_has(call, number) ? &call->values[number - 1] : NULL;
+}
+
+static void finish_outcome(struct walk *walk, const struct scan_value *outcome)
 {
     struct scan_result *result = walk->result;
 
-    result->outcome_at = (uint32_t)(walk->outcome - walk->start);
-    result->outcome_bytes = (uint32_t)walk->outcome_bytes;
+    result->outcome_at = (uint32_t)(outcome->bytes - walk->start);
+    result->outcome_bytes = (uint32_t)outcome->value;
     result->attributes_digest =
         result->attributes_count > 0 ? XXH3_64bits_digest(walk->attributes) : XXH3_64bits("", 0);
     result->attributes_dropped =
         result->attributes_count > IDEM_ATTRIBUTES_MAX || result->attributes_bytes > IDEM_ATTRIBUTES_BYTES_MAX;
+    if (result->attributes_dropped)
+        result->messages[SCAN_OUTCOME].there &= ~(1u << (OUTCOME_ATTRIBUTES - 1));
 }
 
 /* Of the two strings, which are long, only the first byte. */
@@ -482,6 +480,8 @@ static void begin_result(struct scan_result *result)
     result->attributes_count = result->attributes_bytes = 0;
     result->attributes_dropped = false;
     result->outcome_at = result->outcome_bytes = 0;
+    for (int i = 0; i < SCAN_MESSAGES; i++)
+        result->messages[i].there = 0;
 }
 
 enum scan_verdict scan_request(const uint8_t *data, size_t size, const struct scan_limits *limits,
@@ -493,8 +493,9 @@ enum scan_verdict scan_request(const uint8_t *data, size_t size, const struct sc
 
     assert(size <= INT32_MAX && limits->keep_ms_min <= limits->keep_ms_max);
     begin_result(result);
-    if (!walk_message(&walk, &request, &rule_table_request, data, size))
+    if (!walk_message(&walk, &request, &rule_table_request, (struct scan_value){size, data}))
         return is_broken(&walk);
+    result->id = scan_number(&result->messages[SCAN_REQUEST], REQUEST_ID);
     if (result->id == 0)
         return not_a_request(result, "id", "id is missing or 0; it takes 1 or more");
     check_resolve(&walk);
@@ -502,7 +503,8 @@ enum scan_verdict scan_request(const uint8_t *data, size_t size, const struct sc
         return SCAN_INVALID;
     if (result->call == 0)
         return blame_call(&walk);
-    if (walk.outcome != NULL)
-        finish_outcome(&walk);
+    const struct scan_value *outcome = outcome_of(result);
+    if (outcome != NULL)
+        finish_outcome(&walk, outcome);
     return SCAN_OK;
 }

@@ -12,8 +12,6 @@
 
 #include <protobuf-c/protobuf-c.h>
 
-#include "proto/frame.h"
-
 struct wire_field {
     uint32_t number;
     ProtobufCWireType type;
@@ -28,92 +26,34 @@ enum {
     WIRE_NUMBER_MAX = (1 << 29) - 1,
 };
 
-/* What stands below up to wire_read is inline since every field of every message goes through it. The readers return
- * how many bytes they took, 0 where there is no such thing. */
-static inline size_t wire_read_tag(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    uint64_t tag = 0;
-    const size_t taken = frame_get_varint(data, size, &tag);
-
-    if (taken == 0 || taken > WIRE_TAG_BYTES_MAX || tag >> 3 == 0 || tag >> 3 > WIRE_NUMBER_MAX)
-        return 0;
-    field->number = (uint32_t)(tag >> 3);
-    field->type = (ProtobufCWireType)(tag & 7);
-    return taken;
-}
-
-static inline size_t wire_read_fixed(const uint8_t *data, size_t size, size_t width, uint64_t *value)
-{
-    uint64_t found = 0;
-
-    if (size < width)
-        return 0;
-    for (size_t i = 0; i < width; i++)
-        found |= (uint64_t)data[i] << (8 * i);
-    *value = found;
-    return width;
-}
-
-static inline size_t wire_read_bytes(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    const size_t taken = frame_get_varint(data, size, &field->value);
-
-    if (taken == 0 || taken > WIRE_LENGTH_BYTES_MAX || field->value > size - taken)
-        return 0;
-    field->bytes = data + taken;
-    return taken + (size_t)field->value;
-}
-
-static inline size_t wire_read_value(const uint8_t *data, size_t size, struct wire_field *field)
-{
-    field->bytes = data;
-    switch ((int)field->type) {
-    case PROTOBUF_C_WIRE_TYPE_VARINT:
-        return frame_get_varint(data, size, &field->value);
-    case PROTOBUF_C_WIRE_TYPE_64BIT:
-        return wire_read_fixed(data, size, 8, &field->value);
-    case PROTOBUF_C_WIRE_TYPE_32BIT:
-        return wire_read_fixed(data, size, 4, &field->value);
-    case PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED:
-        return wire_read_bytes(data, size, field);
-    default: /* groups, and two that mean nothing */
-        return 0;
-    }
-}
+/* As wire_read, whatever stands there. */
+bool wire_read_any(const uint8_t *data, size_t size, struct wire_field *field);
 
 /* Reads the field at the start of data[0 .. size). False where none is there: cut off, a group, a field number that
- * cannot be, a varint too long, a length beyond the end. */
-static inline bool wire_read(const uint8_t *data, size_t size, struct wire_field *field)
+ * cannot be, a varint too long, a length beyond the end.
+ *
+ * Every field of every message goes through it, so what nearly all of them are is inline: a tag of one byte, then a
+ * number or a length of one or two. *field is written in one place, and its address kept by nobody, so that the
+ * caller has it in registers. */
+__attribute__((always_inline)) static inline bool wire_read(const uint8_t *data, size_t size, struct wire_field *field)
 {
-    const size_t tag_bytes = wire_read_tag(data, size, field);
-    size_t value_bytes;
+    const ProtobufCWireType type = size >= 3 ? (ProtobufCWireType)(data[0] & 0x87) : PROTOBUF_C_WIRE_TYPE_64BIT;
+    const bool has_length = type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
+    struct wire_field any;
 
-    if (tag_bytes == 0)
-        return false;
-    value_bytes = wire_read_value(data + tag_bytes, size - tag_bytes, field);
-    field->size = tag_bytes + value_bytes;
-    return value_bytes > 0;
-}
-
-/* How a field that is declared so is written, where it is not packed. */
-static inline ProtobufCWireType wire_type_of(ProtobufCType declared)
-{
-    switch (declared) {
-    case PROTOBUF_C_TYPE_STRING:
-    case PROTOBUF_C_TYPE_BYTES:
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED;
-    case PROTOBUF_C_TYPE_FIXED64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_DOUBLE:
-        return PROTOBUF_C_WIRE_TYPE_64BIT;
-    case PROTOBUF_C_TYPE_FIXED32:
-    case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return PROTOBUF_C_WIRE_TYPE_32BIT;
-    default:
-        return PROTOBUF_C_WIRE_TYPE_VARINT;
+    if ((has_length || type == PROTOBUF_C_WIRE_TYPE_VARINT) && data[0] >> 3 != 0 && (data[1] & data[2]) < 0x80) {
+        const size_t head = data[1] < 0x80 ? 2 : 3;
+        const uint64_t value = data[1] < 0x80 ? data[1] : (data[1] & 0x7f) | (uint64_t)data[2] << 7;
+        const size_t follow = has_length ? (size_t)value : 0;
+        if (follow > size - head)
+            return false;
+        *field = (struct wire_field){data[0] >> 3, type, value, data + (has_length ? head : 1), head + follow};
+        return true;
     }
+    if (!wire_read_any(data, size, &any))
+        return false;
+    *field = any;
+    return true;
 }
 
 enum {

@@ -50,8 +50,8 @@ static void begin(struct engine *engine, struct party *party, uint32_t number)
     char key[16];
     const int size = snprintf(key, sizeof key, "k%u", number);
     struct call call = {.type = CALL_BEGIN,
-                              .id = {bytes_of("n", 1), bytes_of("", 0), bytes_of(key, (uint32_t)size)},
-                              .policy = &policy};
+                        .id = {bytes_of("n", 1), bytes_of("", 0), bytes_of(key, (uint32_t)size)},
+                        .policy = &policy};
 
     engine_call(engine, party, number + 1, &call, UINT64_MAX, &now);
 }

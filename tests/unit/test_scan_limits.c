@@ -383,10 +383,31 @@ static void check_numbers(const struct rule_message *message)
     assert_int_equal(rule_index(message, (1 << 29) - 1), message->fields);
 }
 
+static enum rule_type type_of(ProtobufCType declared)
+{
+    switch (declared) {
+    case PROTOBUF_C_TYPE_STRING:
+        return RULE_TEXT;
+    case PROTOBUF_C_TYPE_BYTES:
+        return RULE_BYTES;
+    case PROTOBUF_C_TYPE_MESSAGE:
+        return RULE_NESTED;
+    case PROTOBUF_C_TYPE_FIXED64:
+        return RULE_FIXED;
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_SINT32:
+        return RULE_SHORT;
+    default:
+        assert_true(declared == PROTOBUF_C_TYPE_UINT64 || declared == PROTOBUF_C_TYPE_BOOL ||
+                    declared == PROTOBUF_C_TYPE_ENUM);
+        return RULE_NUMBER;
+    }
+}
+
 static void check_rules(const struct rule_message *message)
 {
     const ProtobufCMessageDescriptor *descriptor = message->descriptor;
-    unsigned required = 0;
+    unsigned required = 0, repeated = 0;
 
     assert_true(descriptor->n_fields <= RULE_FIELDS_MAX);
     assert_int_equal(message->fields, descriptor->n_fields);
@@ -395,8 +416,11 @@ static void check_rules(const struct rule_message *message)
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
         const struct rule *rule = &message->rules[i];
 
-        required += rule->required;
+        required |= (unsigned)rule->required << i;
+        repeated += rule->times_max > 0;
         assert_string_equal(rule->name, field->name);
+        assert_int_equal(rule->type, type_of(field->type));
+        assert_true(rule->least <= rule->most);
         assert_int_equal(rule->message != NULL, field->type == PROTOBUF_C_TYPE_MESSAGE);
         assert_int_equal(rule->times_max > 0, field->label == PROTOBUF_C_LABEL_REPEATED);
         assert_int_equal(rule->note == RULE_CALL, (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) != 0);
@@ -408,6 +432,8 @@ static void check_rules(const struct rule_message *message)
         check_rules(rule->message);
     }
     assert_int_equal(message->required, required);
+    assert_true(repeated <= 1); /* the scan counts once a message */
+    assert_true(message == &rule_table_request ? message->kept == SCAN_REQUEST : message->kept != SCAN_REQUEST);
 }
 
 static void rules_are_those_of_the_descriptors(void **state)

@@ -59,7 +59,47 @@ static uint64_t fixed_value(struct cursor bytes)
 
 /* ---- Unpacked against the wire ---- */
 
+enum { ATTRIBUTES = 3 }; /* their field number in Outcome */
+
+/* What the scan has left of the fields that are compared. */
+static const struct scan_result *left;
+
 static void same_message(const ProtobufCMessage *message, struct cursor wire);
+
+static const struct scan_fields *fields_left(const ProtobufCMessageDescriptor *descriptor)
+{
+    if (descriptor == &idem__v1__request__descriptor)
+        return &left->messages[SCAN_REQUEST];
+    if (descriptor == &idem__v1__operation_id__descriptor)
+        return &left->messages[SCAN_OP];
+    if (descriptor == &idem__v1__outcome__descriptor)
+        return &left->messages[SCAN_OUTCOME];
+    if (descriptor == &idem__v1__attribute__descriptor || descriptor == &idem__v1__checkpoint__descriptor)
+        return NULL;
+    return &left->messages[SCAN_CALL];
+}
+
+static bool is_dropped(const struct scan_fields *fields, size_t index)
+{
+    return left->attributes_dropped && fields == &left->messages[SCAN_OUTCOME] && index == ATTRIBUTES - 1;
+}
+
+/* The field at `wire`, after its tag; of those that may stand again the last is left. */
+static void same_as_left(const struct scan_fields *fields, size_t index, bool repeated, unsigned wire_type,
+                         struct cursor wire)
+{
+    const struct scan_value *value = &fields->values[index];
+    const uint8_t *start = wire.at;
+    uint64_t number = wire_type == 1 ? fixed_value(take_bytes(&wire, 8)) : take_varint(&wire);
+
+    if (is_dropped(fields, index))
+        return;
+    assert(fields->there >> index & 1);
+    if (value->bytes == (wire_type == 2 ? wire.at : start))
+        assert(value->value == number);
+    else
+        assert(repeated && value->bytes > start && value->bytes <= wire.end);
+}
 
 static void same_bytes(const void *unpacked, size_t unpacked_bytes, struct cursor wire)
 {
@@ -153,7 +193,9 @@ static void skip_field(unsigned wire_type, struct cursor *wire)
 static void same_message(const ProtobufCMessage *message, struct cursor wire)
 {
     const ProtobufCMessageDescriptor *descriptor = message->descriptor;
+    const struct scan_fields *fields = fields_left(descriptor);
     size_t times[16] = {0};
+    uint32_t there = 0;
     unsigned unknown = 0;
 
     assert(descriptor->n_fields <= 16);
@@ -166,9 +208,15 @@ static void same_message(const ProtobufCMessage *message, struct cursor wire)
             skip_field(tag % 8, &wire);
             unknown++;
         } else {
+            if (fields)
+                same_as_left(fields, (size_t)(field - descriptor->fields), field->label == PROTOBUF_C_LABEL_REPEATED,
+                             tag % 8, wire);
+            if (!is_dropped(fields, (size_t)(field - descriptor->fields)))
+                there |= 1u << (field - descriptor->fields);
             same_field(message, field, times[field - descriptor->fields]++, tag % 8, &wire);
         }
     }
+    assert(fields == NULL || fields->there == there);
     assert(message->n_unknown_fields == unknown);
     for (unsigned i = 0; i < descriptor->n_fields; i++)
         if (descriptor->fields[i].label == PROTOBUF_C_LABEL_REPEATED)
@@ -362,6 +410,17 @@ static void counted_free(void *count, void *memory)
     free(memory);
 }
 
+/* What the scan has left, against the bytes that it saw. */
+static void check_left(const uint8_t *scanned, size_t size, const struct scan_result *result)
+{
+    Idem__V1__Request *request = idem__v1__request__unpack(NULL, size, scanned);
+
+    assert(request != NULL);
+    left = result;
+    same_message(&request->base, (struct cursor){scanned, scanned + size});
+    idem__v1__request__free_unpacked(request, NULL);
+}
+
 static void check_passed(const uint8_t *scanned, size_t size, const struct scan_result *result)
 {
     unsigned allocations = 0;
@@ -370,7 +429,6 @@ static void check_passed(const uint8_t *scanned, size_t size, const struct scan_
 
     assert(request != NULL);
     assert(allocations <= ALLOCATIONS_MAX);
-    same_message(&request->base, (struct cursor){scanned, scanned + size});
     check_limits(request, result);
     idem__v1__request__free_unpacked(request, &allocator);
 }
@@ -422,6 +480,8 @@ enum scan_verdict wire_check(const uint8_t *data, size_t size, struct scan_resul
     verdict = scan_request(scanned, size, &wire_limits, result);
     check_word(verdict, result);
     assert(size == 0 || memcmp(data, scanned, size) == 0);
+    if (verdict == SCAN_OK)
+        check_left(scanned, size, result);
     if (result->attributes_dropped) {
         scan_take_out_attributes(scanned, result);
         check_taken_out(data, scanned, size, result);
