@@ -475,6 +475,7 @@ static void discard(struct conn *conn)
 static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
 {
     struct conn *conn = watcher->data;
+    const struct conns *conns = conn->conns;
 
     (void)loop, (void)events;
     if (conn->state == CONN_LINGERING) {
@@ -485,6 +486,8 @@ static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
         if (conn->state != CONN_READING || conn->eof || !read_once(conn))
             break;
     settle(conn);
+    if (conns->between)
+        conns->between(conns->between_context); /* it may close this connection */
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
@@ -533,6 +536,7 @@ static void conn_close(struct conn *conn)
     if (conn->next)
         conn->next->previous = conn->previous;
     conns->count--;
+    conns->closed++;
     mem_free(conn);
 }
 
@@ -584,15 +588,20 @@ static void flush_one(struct conn *conn)
         resume_later(conn);
 }
 
-void conns_flush(struct conns *conns)
+void conns_send(struct conns *conns)
 {
     struct conn *conn;
 
-    conns->taken_bytes = 0;
     while ((conn = conns->dirty)) {
         conns->dirty = conn->dirty_next;
         flush_one(conn);
     }
+}
+
+void conns_flush(struct conns *conns)
+{
+    conns->taken_bytes = 0;
+    conns_send(conns);
 }
 
 bool conns_resume(struct conns *conns)

@@ -29,6 +29,7 @@ struct conns {
     struct service *service;
     struct conn *first;
     uint32_t count;
+    uint64_t closed;            /* so far */
     struct conn *dirty;         /* to be looked at before the loop waits */
     struct conn *resumed;       /* can go on with what they have read */
     struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
@@ -42,6 +43,9 @@ struct conns {
     bool draining;    /* nothing more is read */
     uint8_t *scratch; /* where reads go that a frame boundary ends */
     struct now now;   /* of this turn */
+    /* Called after one connection was read, before the next is. */
+    void (*between)(void *context);
+    void *between_context;
 };
 
 void conns_open(struct conns *conns, struct ev_loop *loop);
@@ -50,7 +54,9 @@ struct service_outlet conns_outlet(struct conns *conns);
 /* Takes a connected, non-blocking socket over. */
 void conn_open(struct conns *conns, int fd);
 
-/* Sends what has gathered; closes what is over. Once a turn, after the service's. */
+/* Sends what has gathered; closes what is over. */
+void conns_send(struct conns *conns);
+/* The same once a turn, after the service's, when a batch could be handed over. */
 void conns_flush(struct conns *conns);
 /* Goes on with connections that were held up and now can. True: some did, and the service has to turn again. */
 bool conns_resume(struct conns *conns);

@@ -58,6 +58,7 @@ struct server {
     ev_async stored;
     ev_signal terminate, interrupt;
     struct now now;
+    uint64_t closed;          /* of the connections that were closed so far, those that a turn has seen */
     uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
     uint64_t turned_ms;       /* when it last came to the end of a turn */
     uint64_t woke_ns;         /* when its last wait ended, by clock_read_ns */
@@ -125,6 +126,29 @@ static bool poll_store(struct server *server)
 
 /* ---- Turning --------------------------------------------------------------------------- */
 
+static struct clock_mark mark_of_now(const struct server *server)
+{
+    struct clock_mark mark = server->mark;
+
+    mark.boot_ms = server->now.boot_ms;
+    mark.wall_ms = server->now.wall_ms;
+    mark.retention_ms = server->now.retention_ms;
+    return mark;
+}
+
+/* While sockets are read: the writer is not kept waiting for the end of the turn, nor are those whose answers can go.
+ * Leases and waits are another matter: they end when all that was sent in time is read. */
+static void between_reads(void *context)
+{
+    struct server *server = context;
+    const bool flushed = store_flushed(server->store) && poll_store(server);
+    const struct clock_mark mark = mark_of_now(server);
+
+    service_hand_over(server->service, &server->now, &mark);
+    if (flushed)
+        conns_send(&server->conns);
+}
+
 static void stop_accepting(struct server *server)
 {
     for (int i = 0; i < server->listener_count; i++)
@@ -178,7 +202,6 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
 {
     struct server *server = watcher->data;
     const uint64_t began_ms = server->now.boot_ms;
-    const uint32_t connections = server->conns.count;
     const bool paused = server->conns.paused;
     uint64_t next_ms;
     int rounds = 0;
@@ -194,10 +217,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     conns_ready(&server->conns);
     conns_resume(&server->conns);
     do {
-        struct clock_mark mark = server->mark;
-        mark.boot_ms = server->now.boot_ms;
-        mark.wall_ms = server->now.wall_ms;
-        mark.retention_ms = server->now.retention_ms;
+        const struct clock_mark mark = mark_of_now(server);
         next_ms = service_turn(server->service, &server->now, &mark);
         /* A batch that was flushed at once has started leases and let answers go: all is looked at again. */
         again = poll_store(server);
@@ -209,9 +229,10 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     if (again)
         next_ms = server->now.boot_ms;
     server->turned_ms = server->now.boot_ms;
-    if (server->conns.count < connections ||
+    if (server->conns.closed != server->closed ||
         (server->accept_again_ms && server->accept_again_ms <= server->now.boot_ms))
         accept_again(server);
+    server->closed = server->conns.closed;
     if (server->drain_end_ms && (server->conns.count == 0 || server->now.boot_ms >= server->drain_end_ms))
         ev_break(server->loop, EVBREAK_ALL);
     plan(server, earlier(next_ms, conns_next_ms(&server->conns)));
@@ -378,6 +399,8 @@ static bool start(struct server *server, const struct server_options *options, s
         return false;
     start_clock(server);
     conns_open(&server->conns, server->loop);
+    server->conns.between = between_reads;
+    server->conns.between_context = server;
     const struct service_options service_options = {.store = server->store,
                                                     .policy = options->policy,
                                                     .unfinished_max = options->unfinished_max,

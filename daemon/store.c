@@ -39,6 +39,7 @@ enum {
     APPLY_MS = 5 * 1000,                      /* or is so old */
     SLOT_AGAIN_MS = 1000,                     /* where there was none to be had */
     TIDY_BYTES = 1024 * 1024,                 /* a tail of so much leaves memory to be given back */
+    WORTHWHILE_BYTES = 32 * 1024, /* of a batch: what its padding wastes is little, and it is for the writer */
     /* A batch is flushed on the loop where it is small, */
     INLINE_CHANGES = 64,
     INLINE_BYTES = 64 * 1024,
@@ -532,6 +533,22 @@ bool store_ready(const struct store *store)
     return !store->in_flight && log_has_room(store->log, batch_padded_bytes(store->open.bytes->size));
 }
 
+bool store_flushed(const struct store *store)
+{
+    return store->in_flight && worker_done(&store->writer);
+}
+
+/* Is the open batch one that is flushed on the loop while the disk is quick? */
+static bool is_small(const struct store *store)
+{
+    return store->open.next - store->open.first <= INLINE_CHANGES && store->open.bytes->size <= INLINE_BYTES;
+}
+
+bool store_worthwhile(const struct store *store)
+{
+    return store->open.bytes->size >= WORTHWHILE_BYTES && !is_small(store) && store_ready(store);
+}
+
 size_t store_backlog_bytes(const struct store *store)
 {
     return (size_t)store->open.bytes->size + (store->in_flight ? store->flight.bytes->size : 0);
@@ -539,8 +556,7 @@ size_t store_backlog_bytes(const struct store *store)
 
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
-    const bool is_small =
-        store->open.next - store->open.first <= INLINE_CHANGES && store->open.bytes->size <= INLINE_BYTES;
+    const bool on_loop = is_small(store) && store->flush_ns <= INLINE_NS;
 
     assert(store_pending(store) && store_ready(store));
     batch_seal(&store->open, mark);
@@ -550,7 +566,7 @@ void store_submit(struct store *store, const struct clock_mark *mark)
     store->in_flight = true;
     store->writing = (struct writing){.batch = store->flight.bytes->data};
     batch_start(&store->open, store->flight.next, store->spare_count ? store->spares[--store->spare_count] : NULL);
-    if (is_small && store->flush_ns <= INLINE_NS) {
+    if (on_loop) {
         run_writer(store);
         store->flushed_inline = true;
     } else {
