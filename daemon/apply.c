@@ -3,15 +3,16 @@
  *     sweep a slice -> merge: for each life its last state, and the newest of its values -> what goes -> what is
  * unfinished, by life -> what is finished, by place -> the state
  *
- * A change is a whole record, so of an operation that began and finished within the batches only the finished record is
- * written. In order of their keys records are appended, and pages written full. Nothing is swept by the transaction
- * that brings it: who was told of it has to know first where it is. */
+ * Of an operation that began and finished within the batches only the finished record is written. In order of their
+ * keys records are appended, and pages written full. Nothing is swept by the transaction that brings it: who was told
+ * of it has to know first where it is. */
 #include "daemon/apply.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
+#include "daemon/logging.h"
 #include "daemon/memory.h"
 #include "daemon/merge.h"
 
@@ -88,12 +89,17 @@ static int last_key(MDB_cursor *cursor, uint64_t *last)
     return code == MDB_NOTFOUND ? 0 : code;
 }
 
-/* A record under its key, appended where that is the last. */
-static int put_record(MDB_cursor *cursor, uint64_t number, struct bytes record, uint64_t *last)
+/* An operation's record under its key, appended where that is the last. */
+static int put_record(MDB_cursor *cursor, uint64_t number, const struct merged *merged, uint64_t *last)
 {
-    MDB_val key = {sizeof number, &number}, value = {record.size, (void *)(uintptr_t)record.data};
+    uint8_t record[RECORD_BYTES_MAX];
+    bool good;
+    MDB_val key = {sizeof number, &number}, value = {merge_record(merged, record, &good), record};
     const int code = mdb_cursor_put(cursor, &key, &value, number > *last ? MDB_APPEND : 0);
 
+    if (!good)
+        log_event(LOG_ERROR, "lost", "table", merged->kind == STORE_FINISH ? "finished" : "unfinished", "key",
+                  log_number(number), "reason", "the record before it, which the log counts on, does not read", NULL);
     if (number > *last)
         *last = number;
     return code;
@@ -101,7 +107,7 @@ static int put_record(MDB_cursor *cursor, uint64_t number, struct bytes record, 
 
 static int put_unfinished(struct applying *applying, const struct merged *merged, uint64_t *last)
 {
-    int code = put_record(applying->unfinished, merged->life, merged->record, last);
+    int code = put_record(applying->unfinished, merged->life, merged, last);
 
     for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
         const struct bytes data = merged->values[kind];
@@ -116,7 +122,7 @@ static int put_unfinished(struct applying *applying, const struct merged *merged
 
 static int finish(struct applying *applying, const struct merged *merged, uint64_t *last)
 {
-    int code = put_record(applying->finished, merged->place, merged->record, last);
+    int code = put_record(applying->finished, merged->place, merged, last);
 
     for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
         const uint64_t owner = kind == BLOB_BODY && merged->body_place ? merged->body_place : merged->place;
@@ -264,8 +270,7 @@ static void next_state(const struct apply *apply, struct tables_state *state)
 
 int apply(struct apply *apply)
 {
-    struct applying applying = {
-        .apply = apply, .tables = apply->tables, .merge = {.next_number = apply->state->next_number}};
+    struct applying applying = {.apply = apply, .tables = apply->tables};
     struct tables_state state;
     int code = mdb_txn_begin(apply->tables->env, NULL, 0, &applying.txn);
 
@@ -273,6 +278,8 @@ int apply(struct apply *apply)
     if (code != 0)
         return code;
     next_state(apply, &state);
+    applying.merge =
+        (struct merge){.tables = apply->tables, .txn = applying.txn, .next_number = apply->state->next_number};
     code = open_cursors(&applying);
     if (code == 0)
         code = sweep(&applying);
