@@ -28,6 +28,7 @@ static struct {
     char folder[512];
     int wake;
     struct clock_mark mark; /* as of the last batch */
+    uint64_t begun_ms;      /* of all operations: what is finished says the same as what was claimed */
     uint64_t applied;
     uint64_t claimed_key; /* the newest claim's */
     uint64_t first_key, keys;
@@ -94,6 +95,7 @@ static bool open_floor(const struct load_options *options)
     if (!floor_lmdb.stored || !floor_lmdb.body)
         return false;
     read_clock();
+    floor_lmdb.begun_ms = floor_lmdb.mark.wall_ms;
     return open_store(options);
 }
 
@@ -131,7 +133,7 @@ static struct record record_of(const struct target_request *request, uint64_t nu
                             .revision = number,
                             .attempt = 1,
                             .lease_ms = LEASE_MS,
-                            .begun_ms = floor_lmdb.mark.wall_ms,
+                            .begun_ms = floor_lmdb.begun_ms,
                             .operation = bytes_of("POST /charges", 13),
                             .attempt_id = bytes_of(texts->attempt, sizeof texts->attempt),
                             .owner = bytes_of("bench pid 4711", 14)};
@@ -143,15 +145,19 @@ static struct record record_of(const struct target_request *request, uint64_t nu
     return record;
 }
 
-static void append(enum store_change_kind kind, const struct record *record, struct store_change *change)
+/* `before`: the operation's record so far, as a daemon has it in memory; NULL: it has none. */
+static void append(enum store_change_kind kind, const struct record *record, const struct record *before,
+                   struct store_change *change)
 {
-    uint8_t encoded[RECORD_BYTES_MAX];
+    uint8_t encoded[RECORD_BYTES_MAX], base[RECORD_BYTES_MAX];
     struct slice values[BLOB_KINDS] = {{0}};
 
     change->kind = kind;
     change->number = record->revision;
     change->life = record->life;
     change->record = bytes_of(encoded, record_encode(record, encoded));
+    if (before)
+        change->base = bytes_of(base, record_encode(before, base));
     store_append(floor_lmdb.store, change, values);
 }
 
@@ -165,7 +171,7 @@ static void claim(const struct target_request *request, uint64_t *fence)
     if (request->key == floor_lmdb.claimed_key) /* the hot key: it has its owner */
         return;
     floor_lmdb.claimed_key = request->key;
-    append(STORE_PUT_UNFINISHED, &record, &change);
+    append(STORE_PUT_UNFINISHED, &record, NULL, &change);
     *fence = record.fence;
 }
 
@@ -188,6 +194,7 @@ static void complete(const struct target_request *request)
     const struct bytes body = body_field(request->key);
     struct texts texts;
     struct record record = record_of(request, number, &texts);
+    const struct record claimed = record;
     struct store_change change = {0};
 
     record.state = RECORD_DONE;
@@ -205,7 +212,7 @@ static void complete(const struct target_request *request)
     change.place = store_place(floor_lmdb.store, record.expires_ms, KEEP_MS);
     if (at < floor_lmdb.keys)
         floor_lmdb.stored[at] = (struct stored){change.place, number};
-    append(STORE_FINISH, &record, &change);
+    append(STORE_FINISH, &record, &claimed, &change);
 }
 
 /* What was not applied yet a daemon has in memory. */

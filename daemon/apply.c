@@ -3,16 +3,18 @@
  *     sweep a slice -> merge: for each life its last state, and the newest of its values -> what goes -> what is
  * unfinished, by life -> what is finished, by place -> the state
  *
- * A change is a whole record, so of an operation that began and finished within the batches only the finished record is
- * written. In order of their keys records are appended, and pages written full. Nothing is swept by the transaction
- * that brings it: who was told of it has to know first where it is. */
+ * Of an operation that began and finished within the batches only the finished record is written. In order of their
+ * keys records are appended, and pages written full. Nothing is swept by the transaction that brings it: who was told
+ * of it has to know first where it is. */
 #include "daemon/apply.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
+#include "daemon/logging.h"
 #include "daemon/memory.h"
+#include "daemon/merge.h"
 
 enum {
     /* A sweep's slice: about 512 pages, of which a chunk takes one and eight records another. */
@@ -20,24 +22,12 @@ enum {
     SWEEP_CHUNK_COST = 8,
 };
 
-/* What one operation comes to. Views point into the batches. */
-struct merged {
-    uint64_t life; /* a damaged one that is removed: its place */
-    enum store_change_kind kind;
-    bool born; /* it began in these batches: the tables have nothing of it */
-    uint64_t place, body_place;
-    struct bytes record, values[BLOB_KINDS];
-};
-
 struct applying {
     struct apply *apply;
     struct tables *tables;
     MDB_txn *txn;
     MDB_cursor *chunks, *finished, *unfinished;
-    struct merged *merged;
-    uint32_t count, capacity;
-    uint32_t *slots; /* by life: position in merged, and 1 */
-    uint32_t slot_mask;
+    struct merge merge;
     struct order *order;
 };
 
@@ -45,79 +35,6 @@ struct order {
     uint64_t key;
     uint32_t at;
 };
-
-/* ---- Merging ----------------------------------------------------------------------- */
-
-static uint32_t slot_of(const struct applying *applying, uint64_t life)
-{
-    uint32_t slot = (uint32_t)(life * 0x9e3779b97f4a7c15u >> 32) & applying->slot_mask;
-
-    while (applying->slots[slot] && applying->merged[applying->slots[slot] - 1].life != life)
-        slot = (slot + 1) & applying->slot_mask;
-    return slot;
-}
-
-static void grow(struct applying *applying)
-{
-    applying->capacity = applying->capacity ? 2 * applying->capacity : 256;
-    applying->merged = mem_resize(applying->merged, applying->capacity * sizeof *applying->merged);
-    mem_free(applying->slots);
-    applying->slot_mask = 2 * applying->capacity - 1;
-    applying->slots = mem_zero(applying->slot_mask + 1, sizeof *applying->slots);
-    for (uint32_t at = 0; at < applying->count; at++)
-        applying->slots[slot_of(applying, applying->merged[at].life)] = at + 1;
-}
-
-static struct merged *merged_of(struct applying *applying, const struct store_change *change)
-{
-    const uint64_t life = change->life ? change->life : change->place;
-    uint32_t slot;
-
-    if (applying->count == applying->capacity)
-        grow(applying);
-    slot = slot_of(applying, life);
-    if (!applying->slots[slot]) {
-        applying->merged[applying->count] =
-            (struct merged){.life = life, .born = change->life >= applying->apply->state->next_number};
-        applying->slots[slot] = ++applying->count;
-    }
-    return &applying->merged[applying->slots[slot] - 1];
-}
-
-static void merge(struct applying *applying, const struct store_change *change)
-{
-    struct merged *merged;
-
-    if (change->kind == STORE_TOUCH)
-        return;
-    merged = merged_of(applying, change);
-    /* What is removed before it was ever in the tables leaves nothing to do but what its life has there. */
-    merged->kind =
-        change->kind == STORE_REMOVE_FINISHED && merged->kind == STORE_FINISH ? STORE_REMOVE_UNFINISHED : change->kind;
-    merged->place = change->place;
-    merged->body_place = change->body_place;
-    merged->record = change->record;
-    for (int kind = 1; kind < BLOB_KINDS; kind++)
-        if (change->kind != STORE_PUT_UNFINISHED || change->values[kind].data)
-            merged->values[kind] = change->values[kind];
-}
-
-static int merge_all(struct applying *applying)
-{
-    const struct apply *apply = applying->apply;
-
-    for (uint32_t i = 0; i < apply->batch_count; i++) {
-        struct batch_reader reader;
-        struct store_change change;
-
-        batch_read(apply->batches[i].data, &reader);
-        while (batch_next(&reader, &change))
-            merge(applying, &change);
-        if (reader.bad)
-            return EBADMSG;
-    }
-    return 0;
-}
 
 /* ---- Applying ---------------------------------------------------------------------------- */
 
@@ -172,12 +89,17 @@ static int last_key(MDB_cursor *cursor, uint64_t *last)
     return code == MDB_NOTFOUND ? 0 : code;
 }
 
-/* A record under its key, appended where that is the last. */
-static int put_record(MDB_cursor *cursor, uint64_t number, struct bytes record, uint64_t *last)
+/* An operation's record under its key, appended where that is the last. */
+static int put_record(MDB_cursor *cursor, uint64_t number, const struct merged *merged, uint64_t *last)
 {
-    MDB_val key = {sizeof number, &number}, value = {record.size, (void *)(uintptr_t)record.data};
+    uint8_t record[RECORD_BYTES_MAX];
+    bool good;
+    MDB_val key = {sizeof number, &number}, value = {merge_record(merged, record, &good), record};
     const int code = mdb_cursor_put(cursor, &key, &value, number > *last ? MDB_APPEND : 0);
 
+    if (!good)
+        log_event(LOG_ERROR, "lost", "table", merged->kind == STORE_FINISH ? "finished" : "unfinished", "key",
+                  log_number(number), "reason", "the record before it, which the log counts on, does not read", NULL);
     if (number > *last)
         *last = number;
     return code;
@@ -185,7 +107,7 @@ static int put_record(MDB_cursor *cursor, uint64_t number, struct bytes record, 
 
 static int put_unfinished(struct applying *applying, const struct merged *merged, uint64_t *last)
 {
-    int code = put_record(applying->unfinished, merged->life, merged->record, last);
+    int code = put_record(applying->unfinished, merged->life, merged, last);
 
     for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
         const struct bytes data = merged->values[kind];
@@ -200,7 +122,7 @@ static int put_unfinished(struct applying *applying, const struct merged *merged
 
 static int finish(struct applying *applying, const struct merged *merged, uint64_t *last)
 {
-    int code = put_record(applying->finished, merged->place, merged->record, last);
+    int code = put_record(applying->finished, merged->place, merged, last);
 
     for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
         const uint64_t owner = kind == BLOB_BODY && merged->body_place ? merged->body_place : merged->place;
@@ -225,8 +147,8 @@ static int put_all(struct applying *applying, enum store_change_kind kind, MDB_c
     uint64_t last;
     int code;
 
-    for (uint32_t at = 0; at < applying->count; at++) {
-        const struct merged *merged = &applying->merged[at];
+    for (uint32_t at = 0; at < applying->merge.count; at++) {
+        const struct merged *merged = &applying->merge.merged[at];
         if (merged->kind == kind)
             applying->order[count++] = (struct order){kind == STORE_FINISH ? merged->place : merged->life, at};
     }
@@ -235,17 +157,18 @@ static int put_all(struct applying *applying, enum store_change_kind kind, MDB_c
     qsort(applying->order, count, sizeof *applying->order, by_key);
     code = last_key(cursor, &last);
     for (uint32_t i = 0; i < count && code == 0; i++)
-        code = put(applying, &applying->merged[applying->order[i].at], &last);
+        code = put(applying, &applying->merge.merged[applying->order[i].at], &last);
     return code;
 }
 
 static int put_changes(struct applying *applying)
 {
-    int code = merge_all(applying);
+    const struct merge *merge = &applying->merge;
+    int code = merge_batches(&applying->merge, applying->apply->batches, applying->apply->batch_count);
 
-    for (uint32_t at = 0; at < applying->count && code == 0; at++)
-        code = remove_what_goes(applying, &applying->merged[at]);
-    applying->order = mem_alloc(applying->count * sizeof *applying->order);
+    for (uint32_t at = 0; at < merge->count && code == 0; at++)
+        code = remove_what_goes(applying, &merge->merged[at]);
+    applying->order = mem_alloc(merge->count * sizeof *applying->order);
     if (code == 0)
         code = put_all(applying, STORE_PUT_UNFINISHED, applying->unfinished, put_unfinished);
     if (code == 0)
@@ -355,6 +278,8 @@ int apply(struct apply *apply)
     if (code != 0)
         return code;
     next_state(apply, &state);
+    applying.merge =
+        (struct merge){.tables = apply->tables, .txn = applying.txn, .next_number = apply->state->next_number};
     code = open_cursors(&applying);
     if (code == 0)
         code = sweep(&applying);
@@ -363,8 +288,7 @@ int apply(struct apply *apply)
     if (code == 0)
         code = tables_put_state(apply->tables, applying.txn, &state);
     close_cursors(&applying);
-    mem_free(applying.merged);
-    mem_free(applying.slots);
+    merge_free(&applying.merge);
     mem_free(applying.order);
     if (code != 0) {
         mdb_txn_abort(applying.txn);

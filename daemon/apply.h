@@ -16,7 +16,8 @@ struct apply {
     uint32_t swept_count;      /* out */
 };
 
-/* Returns 0, or LMDB's or errno's error: then nothing may be assumed of the disk. */
+/* Returns 0, or LMDB's or errno's error: then nothing may be assumed of the disk. An operation whose record cannot be
+ * made whole is logged, and written damaged. */
 int apply(struct apply *apply);
 
 #endif

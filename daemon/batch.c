@@ -6,8 +6,8 @@
 
 #include "proto/frame.h"
 
-enum { VARINT_BYTES_MAX = 10, CHANGE_HEADER_BYTES_MAX = 1 + VARINT_BYTES_MAX * 8, NO_LIFE = 0x80, KIND_BITS = 3 };
-#define MAGIC 0x31626469u /* "idb1" */
+enum { VARINT_BYTES_MAX = 10, CHANGE_HEADER_BYTES_MAX = 1 + VARINT_BYTES_MAX * 11 + 12, NO_LIFE = 0x80, KIND_BITS = 3 };
+#define MAGIC 0x32626469u /* "idb2" */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "integers are copied as they lie");
 
@@ -42,7 +42,47 @@ static bool has_record(enum store_change_kind kind)
     return kind == STORE_FINISH || kind == STORE_PUT_UNFINISHED;
 }
 
-static uint32_t put_change_header(uint8_t *out, const struct store_change *change)
+static uint64_t zigzag(uint64_t difference)
+{
+    return difference << 1 ^ (uint64_t) - (int64_t)(difference >> 63);
+}
+
+static uint64_t unzigzag(uint64_t value)
+{
+    return value >> 1 ^ (uint64_t) - (int64_t)(value & 1);
+}
+
+/* A number by how it differs from the one before. */
+static size_t put_difference(uint8_t *out, uint64_t value, uint64_t *last)
+{
+    const uint64_t difference = value - *last;
+
+    *last = value;
+    return frame_put_varint(out, zigzag(difference));
+}
+
+static uint8_t *put_record(struct batch *batch, uint8_t *at, const struct store_change *change,
+                           const struct record_part *part)
+{
+    const bool first = change->number == change->life;
+
+    assert(change->life && (!first || !part->shared));
+    at += frame_put_varint(at, (uint64_t)part->values_bytes << 2 | part->state);
+    if (change->kind == STORE_FINISH)
+        at += put_difference(at, part->expires_ms, &batch->expires_ms);
+    memcpy(at, &part->hash, sizeof part->hash);
+    at += sizeof part->hash;
+    if (!first)
+        at += frame_put_varint(at, part->shared);
+    if (part->shared) {
+        memcpy(at, &part->checksum, sizeof part->checksum);
+        at += sizeof part->checksum;
+    }
+    return at + frame_put_varint(at, part->own.size);
+}
+
+static uint32_t put_change_header(struct batch *batch, uint8_t *out, const struct store_change *change,
+                                  const struct record_part *part)
 {
     uint8_t *at = out + 1;
 
@@ -51,11 +91,11 @@ static uint32_t put_change_header(uint8_t *out, const struct store_change *chang
     if (change->life)
         at += frame_put_varint(at, change->number - change->life);
     if (has_place(change->kind)) {
-        at += frame_put_varint(at, change->place);
+        at += put_difference(at, change->place, &batch->place);
         at += frame_put_varint(at, change->body_place);
     }
     if (has_record(change->kind))
-        at += frame_put_varint(at, change->record.size);
+        at = put_record(batch, at, change, part);
     for (int kind = 1; kind < BLOB_KINDS; kind++) {
         if (!change->values[kind].data)
             continue;
@@ -76,10 +116,13 @@ static void append_bytes(struct batch *batch, struct bytes bytes)
 void batch_append(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS])
 {
     uint8_t header[CHANGE_HEADER_BYTES_MAX];
+    struct record_part part = {0};
 
     assert(change->number == batch->next);
-    append_bytes(batch, bytes_of(header, put_change_header(header, change)));
-    append_bytes(batch, change->record);
+    if (has_record(change->kind))
+        record_split(change->record, change->base, &part);
+    append_bytes(batch, bytes_of(header, put_change_header(batch, header, change, &part)));
+    append_bytes(batch, part.own);
     for (int kind = 1; kind < BLOB_KINDS; kind++) {
         if (!change->values[kind].data)
             continue;
@@ -135,16 +178,34 @@ void batch_sign(uint8_t *data, uint64_t segment, uint64_t offset, const uint8_t 
 
 /* ---- Reading -------------------------------------------------------------------- */
 
+static bool good_header(const uint8_t *data, uint64_t size, const uint8_t *secret, struct header *header)
+{
+    if (size < sizeof *header)
+        return false;
+    memcpy(header, data, sizeof *header);
+    return header->checksum == header_checksum(header, secret);
+}
+
 bool batch_good(const uint8_t *data, uint64_t size, const uint8_t secret[RECORD_SECRET_BYTES])
 {
     struct header header;
 
-    if (size < sizeof header)
-        return false;
-    memcpy(&header, data, sizeof header);
-    return header.magic == MAGIC && header.checksum == header_checksum(&header, secret) &&
-           header.bytes > BATCH_HEADER_BYTES && header.bytes <= size && header.changes > 0 &&
+    return good_header(data, size, secret, &header) && header.magic == MAGIC && header.bytes > BATCH_HEADER_BYTES &&
+           header.bytes <= size && header.changes > 0 &&
            header.body_checksum == body_checksum(data, header.bytes, secret);
+}
+
+bool batch_of_other_version(const uint8_t *data, uint64_t size, const uint8_t secret[RECORD_SECRET_BYTES],
+                            char *version)
+{
+    const uint32_t name_mask = 0x00ffffff;
+    struct header header;
+
+    if (!good_header(data, size, secret, &header) || header.magic == MAGIC ||
+        (header.magic & name_mask) != (MAGIC & name_mask))
+        return false;
+    *version = (char)(header.magic >> 24);
+    return true;
 }
 
 void batch_read_header(const uint8_t *data, struct batch_header *out)
@@ -168,7 +229,8 @@ void batch_read(const uint8_t *data, struct batch_reader *reader)
     struct batch_header header;
 
     batch_read_header(data, &header);
-    *reader = (struct batch_reader){data + BATCH_HEADER_BYTES, data + header.bytes, header.first, header.last, false};
+    *reader = (struct batch_reader){
+        .at = data + BATCH_HEADER_BYTES, .end = data + header.bytes, .number = header.first, .last = header.last};
 }
 
 static uint64_t get_varint(struct batch_reader *reader)
@@ -192,29 +254,67 @@ static void get_bytes(struct batch_reader *reader, uint64_t size, struct bytes *
     reader->at += size;
 }
 
-bool batch_next(struct batch_reader *reader, struct store_change *change)
+static uint64_t get_difference(struct batch_reader *reader, uint64_t *last)
 {
-    uint64_t record_bytes = 0, value_bytes[BLOB_KINDS] = {0};
+    return *last += unzigzag(get_varint(reader));
+}
+
+static void get_number(struct batch_reader *reader, void *number, uint32_t size)
+{
+    struct bytes bytes = {0};
+
+    get_bytes(reader, size, &bytes);
+    if (!reader->bad)
+        memcpy(number, bytes.data, size);
+}
+
+/* Returns how many bytes of its own the record has. */
+static uint64_t get_record(struct batch_reader *reader, const struct store_change *change, struct record_part *part)
+{
+    const uint64_t first = get_varint(reader);
+    uint64_t shared = 0;
+
+    part->state = (enum record_state)(first & 3);
+    part->values_bytes = (uint32_t)(first >> 2);
+    if (change->kind == STORE_FINISH)
+        part->expires_ms = get_difference(reader, &reader->expires_ms);
+    get_number(reader, &part->hash, sizeof part->hash);
+    if (change->number != change->life)
+        shared = get_varint(reader);
+    if (shared)
+        get_number(reader, &part->checksum, sizeof part->checksum);
+    const uint64_t own = get_varint(reader), most = RECORD_BYTES_MAX - RECORD_HEAD_BYTES;
+    reader->bad |= !change->life || first >> 2 > UINT32_MAX || part->expires_ms >> 48 || shared > most ||
+                   own > most - shared || (part->state == RECORD_DONE) != (change->kind == STORE_FINISH) ||
+                   part->state == RECORD_ABSENT;
+    part->shared = (uint32_t)shared;
+    return own;
+}
+
+bool batch_next(struct batch_reader *reader, struct batch_change *out)
+{
+    struct store_change *change = &out->is;
+    uint64_t own_bytes = 0, value_bytes[BLOB_KINDS] = {0};
 
     /* Fewer changes than the header says would be a gap that nobody sees. */
     reader->bad |= (reader->at == reader->end) != (reader->number == reader->last + 1);
     if (reader->bad || reader->at == reader->end)
         return false;
     const uint8_t first = *reader->at++;
-    *change = (struct store_change){.kind = (enum store_change_kind)(first & ((1u << KIND_BITS) - 1)),
-                                    .number = reader->number++};
+    *out = (struct batch_change){
+        .is = {.kind = (enum store_change_kind)(first & ((1u << KIND_BITS) - 1)), .number = reader->number++}};
     if (!(first & NO_LIFE))
         change->life = change->number - get_varint(reader);
     if (has_place(change->kind)) {
-        change->place = get_varint(reader);
+        change->place = get_difference(reader, &reader->place);
         change->body_place = get_varint(reader);
     }
     if (has_record(change->kind))
-        record_bytes = get_varint(reader);
+        own_bytes = get_record(reader, change, &out->record);
     for (int kind = 1; kind < BLOB_KINDS; kind++)
         if (first & 1u << (KIND_BITS + kind - 1))
             value_bytes[kind] = get_varint(reader);
-    get_bytes(reader, record_bytes, &change->record);
+    get_bytes(reader, own_bytes, &out->record.own);
     for (int kind = 1; kind < BLOB_KINDS; kind++)
         if (first & 1u << (KIND_BITS + kind - 1))
             get_bytes(reader, value_bytes[kind], &change->values[kind]);

@@ -2,6 +2,7 @@
  * checksum is taken, and a chunk that belongs to no record is told as well. */
 #include "daemon/check.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "daemon/disk.h"
 #include "daemon/log.h"
 #include "daemon/memory.h"
+#include "daemon/merge.h"
 #include "daemon/tables.h"
 
 #define MAP_BYTES (1ull << 40) /* address space only */
@@ -130,22 +132,43 @@ static void walk(struct check *check, MDB_dbi table, const char *name,
         damage(check, name, 0, "it holds not as many entries as it says", NULL);
 }
 
-static void check_batch(struct check *check, struct bytes batch)
+static void check_merged(struct check *check, const struct merged *merged)
 {
-    struct batch_reader reader;
-    struct store_change change;
+    uint8_t data[RECORD_BYTES_MAX];
+    struct record record;
+    bool good;
 
-    batch_read(batch.data, &reader);
-    for (; batch_next(&reader, &change); check->logged++) {
-        struct record record;
-        if (change.record.size && (record_decode(change.record, &record) != RECORD_GOOD || record.life != change.life))
-            damage(check, "log", change.number, "its record does not read", NULL);
-    }
-    if (reader.bad)
-        damage(check, "log", reader.number, "a change does not read", NULL);
+    if (merged->kind != STORE_PUT_UNFINISHED && merged->kind != STORE_FINISH)
+        return;
+    const uint32_t size = merge_record(merged, data, &good);
+    if (!good)
+        damage(check, "log", merged->life, "the record before it, which it counts on, does not read", NULL);
+    else if (record_decode(bytes_of(data, size), &record) != RECORD_GOOD)
+        damage(check, "log", merged->life, "its record does not read", NULL);
 }
 
-/* What the log has and the tables have not is read too, change by change. */
+/* What a start would make of the log: its changes, and the record that each operation would have of them. */
+static void check_batches(struct check *check, const struct log *log, uint64_t next_number)
+{
+    struct merge merge = {.tables = &check->tables, .txn = check->txn, .next_number = next_number};
+    struct bytes *batches = mem_alloc(log_found(log) * sizeof *batches);
+    int code;
+
+    for (uint32_t n = 0; n < log_found(log); n++) {
+        struct batch_header header;
+        batches[n] = log_batch(log, n);
+        batch_read_header(batches[n].data, &header);
+        check->logged += header.last - header.first + 1;
+    }
+    if ((code = merge_batches(&merge, batches, log_found(log))) != 0)
+        damage(check, "log", next_number, code == EBADMSG ? "a change does not read" : mdb_strerror(code), NULL);
+    for (uint32_t at = 0; at < merge.count; at++)
+        check_merged(check, &merge.merged[at]);
+    merge_free(&merge);
+    mem_free(batches);
+}
+
+/* What the log has and the tables have not is read too. */
 static void check_log(struct check *check, const char *path, const struct store_facts *facts,
                       const struct tables_state *state)
 {
@@ -162,8 +185,7 @@ static void check_log(struct check *check, const char *path, const struct store_
         fprintf(check->out, "damaged: %s\n", error.message);
         return;
     }
-    for (uint32_t n = 0; n < log_found(log); n++)
-        check_batch(check, log_batch(log, n));
+    check_batches(check, log, state->next_number);
     log_close(log);
 }
 
@@ -180,9 +202,9 @@ static int check_store(const char *path, FILE *out)
         fprintf(out, "damaged: %s\n", error.message);
         return 65;
     }
-    check_log(&check, path, &facts, &state);
     if (mdb_txn_begin(check.tables.env, NULL, MDB_RDONLY, &check.txn) != 0)
         return 71;
+    check_log(&check, path, &facts, &state);
     walk(&check, check.tables.unfinished, "unfinished", check_unfinished);
     walk(&check, check.tables.finished, "finished", check_finished);
     walk(&check, check.tables.chunks, "chunks", NULL);

@@ -95,26 +95,43 @@ static void keep_found(struct log *log, const uint8_t *data, const struct batch_
     memcpy(found->data, data, header->bytes);
 }
 
+/* Not torn, and nothing to skip: what it says was acknowledged, by a daemon that is not this one. */
+static bool refuse_version(const struct log *log, uint32_t slot, char version, struct store_error *error)
+{
+    char path[4096 + 32], text[120];
+
+    slot_path(log->directory, slot, path);
+    snprintf(text, sizeof text, "of format idb%c, which this idemd does not read: start the idemd that wrote it",
+             version >= ' ' && version <= '~' ? version : '?');
+    return fail(error, 65, "has changes of another version of idemd", path, text);
+}
+
 /* Goes through one slot's bytes. What is applied already is what is left of an older use of the slot, or waits to be
- * overwritten. After something that does not read the search goes on: whether anything follows decides what it is. */
-static void find_batches(struct log *log, const uint8_t *data, uint64_t size, uint32_t slot, uint64_t applied)
+ * overwritten; so is what was applied in part: a torn batch that reads after all, and whose first numbers were given
+ * out again. After something that does not read the search goes on: whether anything follows decides what it is. */
+static bool find_batches(struct log *log, const uint8_t *data, uint64_t size, uint32_t slot, uint64_t applied,
+                         struct store_error *error)
 {
     uint64_t at = 0;
 
     while (at < size) {
         struct batch_header header;
+        char version;
 
         if (!batch_good(data + at, size - at, log->secret)) {
+            if (batch_of_other_version(data + at, size - at, log->secret, &version))
+                return refuse_version(log, slot, version, error);
             at += BATCH_ALIGN_BYTES;
             continue;
         }
         batch_read_header(data + at, &header);
         if (log->segment < header.segment)
             log->segment = header.segment;
-        if (header.last > applied && header.offset == at)
+        if (header.first > applied && header.offset == at)
             keep_found(log, data + at, &header, slot, at);
         at += batch_padded_bytes(header.bytes);
     }
+    return true;
 }
 
 static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct store_error *error)
@@ -130,11 +147,11 @@ static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct s
     const uint64_t bytes = batch_padded_bytes(at->bytes);
     data = mem_pages(bytes);
     code = log->disk->read(at->file, 0, data, bytes);
-    if (code == 0)
-        find_batches(log, data, bytes, slot, applied);
+    const bool good = code == 0 ? find_batches(log, data, bytes, slot, applied, error)
+                                : fail_errno(error, "cannot be read", path, code);
     at->bytes = at->bytes / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES; /* a part at the end is written anew */
     mem_free(data);
-    return code == 0 || fail_errno(error, "cannot be read", path, code);
+    return good;
 }
 
 static bool open_slots(struct log *log, const struct log_options *options, struct store_error *error)
@@ -173,17 +190,20 @@ static int by_first(const void *a, const void *b)
 }
 
 /* A torn last batch, whose numbers were given out again by the segment that came after it, may read whole after all.
- * Nobody was told of it. */
+ * Nobody was told of it. It goes also where of what came after it not all reads: what was acknowledged has bases in the
+ * changes that counted. */
 static void drop_superseded(struct log *log)
 {
     uint32_t kept = 0;
 
     for (uint32_t n = 0; n < log->found_count; n++) {
-        const struct found *before = kept > 0 ? &log->found[kept - 1] : NULL;
-        if (before && log->found[n].first <= before->last && log->found[n].segment < before->segment)
-            mem_free(log->found[n].data);
+        const struct found *at = &log->found[n];
+        while (kept > 0 && at->first <= log->found[kept - 1].last && at->segment > log->found[kept - 1].segment)
+            mem_free(log->found[--kept].data);
+        if (kept > 0 && at->first <= log->found[kept - 1].last && at->segment < log->found[kept - 1].segment)
+            mem_free(at->data);
         else
-            log->found[kept++] = log->found[n];
+            log->found[kept++] = *at;
     }
     log->found_count = kept;
 }

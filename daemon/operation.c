@@ -588,6 +588,8 @@ static struct operation *change_put(struct engine *engine, struct found *found, 
         place_outcome(engine, call, next, &change, inlined);
     fill_values(call, decision, &change);
     change.record = bytes_of(encoded, record_encode(next, encoded));
+    if (operation && operation->record && operation->life == next->life)
+        change.base = bytes_of(operation->record, operation->record_bytes);
     store_append(engine->store, &change, values);
 
     if (!operation)

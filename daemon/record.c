@@ -1,12 +1,17 @@
 /* A record's bytes. The rest, after the head, is in this order; v is a varint, s a varint length and as many bytes:
  *
- *     s namespace, s caller, s key, s operation, s fingerprint, s attempt_id, s owner, s traceparent, s checkpoint
- * name, v flags, v fence - life, v revision - fence, v attempt, v lease_ms, v keep_ms, v begun_ms, v interrupted_ms (0,
- * or 1 + what it is after begun_ms, zigzag), v done_ms (likewise), v input bytes, v checkpoint bytes, and where it is
- * done: v kind * 2 + 1, or kind * 2 where the digest is left out, v code (zigzag), v body bytes, v expires_ms -
- * body_expires_ms, v attributes bytes, v body field bytes, v body_place, 16 digest bytes where it is not left out,
- * inline values up to the end
+ *     u8 given, s namespace, s caller*, s key, s operation, s fingerprint, s owner, s traceparent*, v fence - life*,
+ *     v attempt - 1*, v begun_ms: what stays as it is until another grant
+ *     u8 given, v revision - fence: what changes, of which
+ *     unfinished: s attempt_id*, s checkpoint name*, v flags*, v interrupted_ms* (1 + what it is after begun_ms,
+ * zigzag), v input bytes*, v checkpoint bytes*, v keep_ms*, v lease_ms done: v flags*, v interrupted_ms*, v code
+ * (zigzag)*, v body bytes*, v expires_ms - body_expires_ms*, v attributes bytes*, v body field bytes*, v body_place*, v
+ * done_ms (as interrupted_ms), v kind * 2 + 1, or kind * 2 where the digest is left out, 16 digest bytes where it is
+ * not, inline values up to the end
  *
+ * What has a star is there where its bit of `given` is set, from the lowest on; else it is empty, or 0. Most are, and
+ * each byte of a record is written twice and flushed. Of a done one the body bytes are left out where the inline values
+ * say them, the body field bytes where the inline values are there.
  * Zigzag and varint are protobuf's. The checksums find what a disk broke; every read is bounded all the same. */
 #include "daemon/record.h"
 
@@ -20,7 +25,7 @@
 #include "proto/frame.h"
 #include "proto/limits.h"
 
-enum { VERSION = 1, VARINT_BYTES_MAX = 10, STRINGS = 9, VARINTS = 20, DIGEST_BYTES = 16 };
+enum { VERSION = 2, VARINT_BYTES_MAX = 10, STRINGS = 9, VARINTS = 20, DIGEST_BYTES = 16 };
 /* The head's fields; record.h. */
 enum {
     CHECKSUM_AT = 4,
@@ -35,6 +40,29 @@ enum {
 _Static_assert(EXPIRES_AT + EXPIRES_BYTES == LIFE_AT && LIFE_AT + LIFE_BYTES == STATE_AT &&
                    STATE_AT + 1 == RECORD_HEAD_BYTES,
                "life and state are the head's last eight bytes, and expires_ms stands before them");
+
+/* The bits of what is given. */
+enum given_grant { GIVEN_CALLER = 1, GIVEN_TRACEPARENT = 2, GIVEN_FENCE = 4, GIVEN_ATTEMPT = 8, GIVEN_GRANT_END = 16 };
+enum given_unfinished {
+    GIVEN_ATTEMPT_ID = 1,
+    GIVEN_CHECKPOINT_NAME = 2,
+    GIVEN_FLAGS = 4,
+    GIVEN_INTERRUPTED = 8,
+    GIVEN_INPUT = 16,
+    GIVEN_CHECKPOINT = 32,
+    GIVEN_KEEP = 64,
+    GIVEN_UNFINISHED_END = 128,
+};
+enum given_done {
+    GIVEN_DONE_FLAGS = 1,
+    GIVEN_DONE_INTERRUPTED = 2,
+    GIVEN_CODE = 4,
+    GIVEN_BODY = 8,
+    GIVEN_BODY_EXPIRES = 16,
+    GIVEN_ATTRIBUTES = 32,
+    GIVEN_BODY_FIELD = 64,
+    GIVEN_BODY_PLACE = 128,
+};
 
 /* What a record takes at most without inline values: the head, its strings with lengths of two bytes, twenty varints,
  * the digest. */
@@ -199,50 +227,109 @@ static void check_strings(const struct record *record)
     assert(record->checkpoint_name.size <= IDEM_CHECKPOINT_NAME_BYTES_MAX);
 }
 
-static uint8_t *put_outcome(uint8_t *out, const struct record *record)
+/* Numbers and strings that are mostly not there: `given` says whether one is. */
+static uint8_t *put_given(uint8_t *out, uint8_t *given, unsigned bit, uint64_t value)
+{
+    if (value == 0)
+        return out;
+    *given = (uint8_t)(*given | bit);
+    return put_varint(out, value);
+}
+
+static uint8_t *put_given_string(uint8_t *out, uint8_t *given, unsigned bit, struct bytes string)
+{
+    if (string.size == 0)
+        return out;
+    *given = (uint8_t)(*given | bit);
+    return put_string(out, string);
+}
+
+/* What stays as it is. */
+static uint8_t *put_grant(uint8_t *out, const struct record *record)
+{
+    uint8_t *const given = out++;
+
+    *given = 0;
+    out = put_string(out, record->id.namespace);
+    out = put_given_string(out, given, GIVEN_CALLER, record->id.caller);
+    out = put_string(out, record->id.key);
+    out = put_string(out, record->operation);
+    out = put_string(out, record->fingerprint);
+    out = put_string(out, record->owner);
+    out = put_given_string(out, given, GIVEN_TRACEPARENT, record->traceparent);
+    out = put_given(out, given, GIVEN_FENCE, record->fence - record->life);
+    out = put_given(out, given, GIVEN_ATTEMPT, record->attempt - 1);
+    return put_varint(out, record->begun_ms);
+}
+
+static uint8_t *put_unfinished(uint8_t *out, const struct record *record)
+{
+    uint8_t *const given = out++;
+
+    *given = 0;
+    out = put_varint(out, record->revision - record->fence);
+    out = put_given_string(out, given, GIVEN_ATTEMPT_ID, record->attempt_id);
+    out = put_given_string(out, given, GIVEN_CHECKPOINT_NAME, record->checkpoint_name);
+    out = put_given(out, given, GIVEN_FLAGS, record->flags);
+    out = put_given(out, given, GIVEN_INTERRUPTED, time_near(record->interrupted_ms, record->begun_ms));
+    out = put_given(out, given, GIVEN_INPUT, record->input_bytes);
+    out = put_given(out, given, GIVEN_CHECKPOINT, record->checkpoint_bytes);
+    out = put_given(out, given, GIVEN_KEEP, record->keep_ms);
+    return put_varint(out, record->lease_ms);
+}
+
+/* The size of the body that the inline values hold, as far as they do. */
+static uint64_t inline_body_bytes(const struct record *record)
+{
+    const struct bytes values = record->inline_values;
+    struct bytes body;
+
+    if (values.size <= record->attributes_bytes ||
+        !unwrap_body(bytes_of(values.data + record->attributes_bytes, values.size - record->attributes_bytes), &body))
+        return 0;
+    return body.size;
+}
+
+static uint8_t *put_digest(uint8_t *out, const struct record *record)
 {
     const bool left_out = can_leave_digest_out(record);
 
     out = put_varint(out, (uint64_t)record->outcome_kind << 1 | !left_out);
-    out = put_varint(out, zigzag(record->outcome_code));
-    out = put_varint(out, record->body_bytes);
-    out = put_varint(out, record->expires_ms - record->body_expires_ms);
-    out = put_varint(out, record->attributes_bytes);
-    out = put_varint(out, record->body_field_bytes);
-    out = put_varint(out, record->body_place);
-    if (!left_out) {
-        store64(out, record->digest[0]);
-        store64(out + 8, record->digest[1]);
-        out += DIGEST_BYTES;
-    }
-    if (record->inline_values.size)
-        memcpy(out, record->inline_values.data, record->inline_values.size);
-    return out + record->inline_values.size;
+    if (left_out)
+        return out;
+    store64(out, record->digest[0]);
+    store64(out + 8, record->digest[1]);
+    return out + DIGEST_BYTES;
+}
+
+static uint8_t *put_done(uint8_t *out, const struct record *record)
+{
+    const struct bytes values = record->inline_values;
+    /* Given, though it may be 0, where it is not what the inline values say. */
+    const bool body_told = record->body_bytes == inline_body_bytes(record);
+    uint8_t *const given = out++;
+
+    *given = body_told ? 0 : GIVEN_BODY;
+    out = put_varint(out, record->revision - record->fence);
+    out = put_given(out, given, GIVEN_DONE_FLAGS, record->flags);
+    out = put_given(out, given, GIVEN_DONE_INTERRUPTED, time_near(record->interrupted_ms, record->begun_ms));
+    out = put_given(out, given, GIVEN_CODE, zigzag(record->outcome_code));
+    out = body_told ? out : put_varint(out, record->body_bytes);
+    out = put_given(out, given, GIVEN_BODY_EXPIRES, record->expires_ms - record->body_expires_ms);
+    out = put_given(out, given, GIVEN_ATTRIBUTES, record->attributes_bytes);
+    out = put_given(out, given, GIVEN_BODY_FIELD, values.size ? 0 : record->body_field_bytes);
+    out = put_given(out, given, GIVEN_BODY_PLACE, record->body_place);
+    out = put_varint(out, time_near(record->done_ms, record->begun_ms));
+    out = put_digest(out, record);
+    if (values.size)
+        memcpy(out, values.data, values.size);
+    return out + values.size;
 }
 
 static uint8_t *put_rest(uint8_t *out, const struct record *record)
 {
-    out = put_string(out, record->id.namespace);
-    out = put_string(out, record->id.caller);
-    out = put_string(out, record->id.key);
-    out = put_string(out, record->operation);
-    out = put_string(out, record->fingerprint);
-    out = put_string(out, record->attempt_id);
-    out = put_string(out, record->owner);
-    out = put_string(out, record->traceparent);
-    out = put_string(out, record->checkpoint_name);
-    out = put_varint(out, record->flags);
-    out = put_varint(out, record->fence - record->life);
-    out = put_varint(out, record->revision - record->fence);
-    out = put_varint(out, record->attempt);
-    out = put_varint(out, record->lease_ms);
-    out = put_varint(out, record->keep_ms);
-    out = put_varint(out, record->begun_ms);
-    out = put_varint(out, time_near(record->interrupted_ms, record->begun_ms));
-    out = put_varint(out, time_near(record->done_ms, record->begun_ms));
-    out = put_varint(out, record->input_bytes);
-    out = put_varint(out, record->checkpoint_bytes);
-    return record->state == RECORD_DONE ? put_outcome(out, record) : out;
+    out = put_grant(out, record);
+    return record->state == RECORD_DONE ? put_done(out, record) : put_unfinished(out, record);
 }
 
 static uint32_t checksum(const uint8_t *data, size_t size)
@@ -250,32 +337,40 @@ static uint32_t checksum(const uint8_t *data, size_t size)
     return (uint32_t)XXH3_64bits(data, size);
 }
 
-static void put_head(uint8_t *out, const struct record *record, size_t rest_bytes)
+static void put_head(uint8_t *out, const struct record_part *part, uint64_t life)
 {
-    const uint64_t expires_ms = record->state == RECORD_DONE ? record->expires_ms : 0;
-
-    store32(out + CHECKSUM_AT, checksum(out + RECORD_HEAD_BYTES, rest_bytes));
-    store64(out + HASH_AT, record->hash);
-    store32(out + VALUES_BYTES_AT,
-            record->input_bytes + record->checkpoint_bytes + record->attributes_bytes + record->body_field_bytes);
-    assert(expires_ms >> 8 * EXPIRES_BYTES == 0 && record->life >> 8 * LIFE_BYTES == 0);
+    assert(part->expires_ms >> 8 * EXPIRES_BYTES == 0 && life >> 8 * LIFE_BYTES == 0);
+    store32(out + CHECKSUM_AT, part->checksum);
+    store64(out + HASH_AT, part->hash);
+    store32(out + VALUES_BYTES_AT, part->values_bytes);
     /* Each is written with eight bytes, and what that is too much is written over by what follows. */
-    store64(out + EXPIRES_AT, expires_ms);
-    store64(out + LIFE_AT, record->life | (uint64_t)(VERSION << 4 | record->state) << 8 * LIFE_BYTES);
+    store64(out + EXPIRES_AT, part->expires_ms);
+    store64(out + LIFE_AT, life | (uint64_t)(VERSION << 4 | part->state) << 8 * LIFE_BYTES);
     store32(out, checksum(out + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT));
 }
 
 uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
 {
+    struct record_part part = {
+        .state = record->state,
+        .values_bytes = record->state == RECORD_DONE ? record->attributes_bytes + record->body_field_bytes
+                                                     : record->input_bytes + record->checkpoint_bytes,
+        .hash = record->hash,
+        .expires_ms = record->state == RECORD_DONE ? record->expires_ms : 0,
+    };
     uint8_t *end;
 
     check_strings(record);
     assert(record->state != RECORD_ABSENT && record->fence >= record->life && record->revision >= record->fence);
     assert(record->state == RECORD_DONE || record->inline_values.size == 0);
+    assert(record->inline_values.size == 0 ||
+           record->inline_values.size == (uint64_t)record->attributes_bytes + record->body_field_bytes);
+    assert(record->attempt > 0);
     assert(record->state != RECORD_DONE || record->body_expires_ms <= record->expires_ms);
     end = put_rest(out + RECORD_HEAD_BYTES, record);
     assert(end - out <= RECORD_BYTES_MAX);
-    put_head(out, record, (size_t)(end - out - RECORD_HEAD_BYTES));
+    part.checksum = checksum(out + RECORD_HEAD_BYTES, (size_t)(end - out - RECORD_HEAD_BYTES));
+    put_head(out, &part, record->life);
     return (uint32_t)(end - out);
 }
 
@@ -397,7 +492,7 @@ INLINE void get_digest(struct reader *reader, struct record *record)
     reader->at += DIGEST_BYTES;
 }
 
-/* What only a finished one has; expires_ms, of the head, is 0. */
+/* What only a finished one has; expires_ms, of the head, is 0. A record is not cleared before it is filled. */
 INLINE void set_no_outcome(struct record *record)
 {
     record->outcome_kind = 0;
@@ -407,56 +502,116 @@ INLINE void set_no_outcome(struct record *record)
     record->digest[0] = record->digest[1] = 0;
     record->digest_left_out = false;
     record->inline_values = (struct bytes){0};
+    record->done_ms = 0;
 }
 
-INLINE void get_outcome(struct reader *reader, struct record *record)
+/* What only an unfinished one has. */
+INLINE void set_no_grant(struct record *record)
 {
-    const uint64_t kind = get_varint_below(reader, UINT8_MAX << 1 | 1);
-    const bool left_out = !(kind & 1);
+    record->attempt_id = record->checkpoint_name = (struct bytes){0};
+    record->input_bytes = record->checkpoint_bytes = record->lease_ms = 0;
+    record->keep_ms = 0;
+}
 
-    record->outcome_kind = (uint8_t)(kind >> 1);
-    record->outcome_code = (int32_t)unzigzag(get_varint_below(reader, UINT32_MAX));
-    record->body_bytes = get_varint(reader);
-    record->body_expires_ms = record->expires_ms - get_varint_below(reader, record->expires_ms);
-    record->attributes_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
-    record->body_field_bytes = (uint32_t)get_varint_below(reader, UINT32_MAX);
-    record->body_place = get_varint(reader);
-    record->digest[0] = record->digest[1] = 0;
-    if (!left_out)
-        get_digest(reader, record);
-    record->inline_values = bytes_of(reader->at, (uint32_t)(reader->end - reader->at));
+INLINE uint64_t get_given(struct reader *reader, unsigned given, unsigned bit, uint64_t most)
+{
+    return given & bit ? get_varint_below(reader, most) : 0;
+}
+
+INLINE struct bytes get_given_string(struct reader *reader, unsigned given, unsigned bit, uint32_t most)
+{
+    return given & bit ? get_string(reader, most) : (struct bytes){0};
+}
+
+INLINE unsigned get_given_bits(struct reader *reader, unsigned end)
+{
+    const uint8_t given = reader->at < reader->end && !reader->bad ? *reader->at : UINT8_MAX;
+
+    reader->bad |= reader->at == reader->end || given >= end;
+    reader->at += !reader->bad;
+    return reader->bad ? 0 : given;
+}
+
+INLINE void get_grant(struct reader *reader, struct record *record)
+{
+    const unsigned given = get_given_bits(reader, GIVEN_GRANT_END);
+
+    record->id.namespace = get_string(reader, IDEM_NAMESPACE_BYTES_MAX);
+    record->id.caller = get_given_string(reader, given, GIVEN_CALLER, IDEM_CALLER_BYTES_MAX);
+    record->id.key = get_string(reader, IDEM_KEY_BYTES_MAX);
+    record->operation = get_string(reader, IDEM_OPERATION_BYTES_MAX);
+    record->fingerprint = get_string(reader, IDEM_FINGERPRINT_BYTES_MAX);
+    record->owner = get_string(reader, IDEM_OWNER_BYTES_MAX);
+    record->traceparent = get_given_string(reader, given, GIVEN_TRACEPARENT, IDEM_TRACEPARENT_BYTES_MAX);
+    record->fence = record->life + get_given(reader, given, GIVEN_FENCE, IDEM_FENCE_MAX);
+    record->attempt = (uint32_t)get_given(reader, given, GIVEN_ATTEMPT, UINT32_MAX - 1) + 1;
+    record->begun_ms = get_varint(reader);
+}
+
+INLINE void get_unfinished(struct reader *reader, struct record *record)
+{
+    const unsigned given = get_given_bits(reader, GIVEN_UNFINISHED_END);
+
+    record->revision = record->fence + get_varint_below(reader, IDEM_FENCE_MAX);
+    record->attempt_id = get_given_string(reader, given, GIVEN_ATTEMPT_ID, IDEM_ATTEMPT_ID_BYTES);
+    record->checkpoint_name = get_given_string(reader, given, GIVEN_CHECKPOINT_NAME, IDEM_CHECKPOINT_NAME_BYTES_MAX);
+    record->flags = (uint8_t)get_given(reader, given, GIVEN_FLAGS, UINT8_MAX);
+    record->interrupted_ms = given & GIVEN_INTERRUPTED ? get_time_near(reader, record->begun_ms) : 0;
+    record->input_bytes = (uint32_t)get_given(reader, given, GIVEN_INPUT, IDEM_INPUT_BYTES_MAX);
+    record->checkpoint_bytes = (uint32_t)get_given(reader, given, GIVEN_CHECKPOINT, IDEM_CHECKPOINT_BYTES_MAX);
+    record->keep_ms = get_given(reader, given, GIVEN_KEEP, UINT64_MAX);
+    record->lease_ms = (uint32_t)get_varint_below(reader, UINT32_MAX);
+    set_no_outcome(record);
+}
+
+/* The inline values are what is left. */
+INLINE void get_inline_values(struct reader *reader, struct record *record, unsigned given)
+{
+    const uint64_t size = (uint64_t)(reader->end - reader->at);
+
+    reader->bad |= size > 0 && (size < record->attributes_bytes || given & GIVEN_BODY_FIELD);
+    if (reader->bad)
+        return;
+    record->inline_values = bytes_of(reader->at, (uint32_t)size);
     reader->at = reader->end;
-    reader->bad |= record->inline_values.size &&
-                   record->inline_values.size != (uint64_t)record->attributes_bytes + record->body_field_bytes;
-    record->digest_left_out = left_out;
+    if (size > 0)
+        record->body_field_bytes = (uint32_t)size - record->attributes_bytes;
+    if (!(given & GIVEN_BODY))
+        record->body_bytes = inline_body_bytes(record);
+}
+
+INLINE void get_done(struct reader *reader, struct record *record)
+{
+    const unsigned given = get_given_bits(reader, UINT8_MAX + 1);
+
+    set_no_grant(record);
+    record->digest[0] = record->digest[1] = 0;
+    record->inline_values = (struct bytes){0};
+    record->revision = record->fence + get_varint_below(reader, IDEM_FENCE_MAX);
+    record->flags = (uint8_t)get_given(reader, given, GIVEN_DONE_FLAGS, UINT8_MAX);
+    record->interrupted_ms = given & GIVEN_DONE_INTERRUPTED ? get_time_near(reader, record->begun_ms) : 0;
+    record->outcome_code = (int32_t)unzigzag(get_given(reader, given, GIVEN_CODE, UINT32_MAX));
+    record->body_bytes = get_given(reader, given, GIVEN_BODY, UINT64_MAX);
+    record->body_expires_ms = record->expires_ms - get_given(reader, given, GIVEN_BODY_EXPIRES, record->expires_ms);
+    record->attributes_bytes = (uint32_t)get_given(reader, given, GIVEN_ATTRIBUTES, UINT32_MAX);
+    record->body_field_bytes = (uint32_t)get_given(reader, given, GIVEN_BODY_FIELD, UINT32_MAX);
+    record->body_place = get_given(reader, given, GIVEN_BODY_PLACE, UINT64_MAX);
+    record->done_ms = get_time_near(reader, record->begun_ms);
+    const uint64_t kind = get_varint_below(reader, UINT8_MAX << 1 | 1);
+    record->outcome_kind = (uint8_t)(kind >> 1);
+    record->digest_left_out = !(kind & 1);
+    if (!record->digest_left_out)
+        get_digest(reader, record);
+    get_inline_values(reader, record, given);
 }
 
 INLINE void get_rest(struct reader *reader, struct record *record)
 {
-    record->id.namespace = get_string(reader, IDEM_NAMESPACE_BYTES_MAX);
-    record->id.caller = get_string(reader, IDEM_CALLER_BYTES_MAX);
-    record->id.key = get_string(reader, IDEM_KEY_BYTES_MAX);
-    record->operation = get_string(reader, IDEM_OPERATION_BYTES_MAX);
-    record->fingerprint = get_string(reader, IDEM_FINGERPRINT_BYTES_MAX);
-    record->attempt_id = get_string(reader, IDEM_ATTEMPT_ID_BYTES);
-    record->owner = get_string(reader, IDEM_OWNER_BYTES_MAX);
-    record->traceparent = get_string(reader, IDEM_TRACEPARENT_BYTES_MAX);
-    record->checkpoint_name = get_string(reader, IDEM_CHECKPOINT_NAME_BYTES_MAX);
-    record->flags = (uint8_t)get_varint_below(reader, UINT8_MAX);
-    record->fence = record->life + get_varint_below(reader, IDEM_FENCE_MAX);
-    record->revision = record->fence + get_varint_below(reader, IDEM_FENCE_MAX);
-    record->attempt = (uint32_t)get_varint_below(reader, UINT32_MAX);
-    record->lease_ms = (uint32_t)get_varint_below(reader, UINT32_MAX);
-    record->keep_ms = get_varint(reader);
-    record->begun_ms = get_varint(reader);
-    record->interrupted_ms = get_time_near(reader, record->begun_ms);
-    record->done_ms = get_time_near(reader, record->begun_ms);
-    record->input_bytes = (uint32_t)get_varint_below(reader, IDEM_INPUT_BYTES_MAX);
-    record->checkpoint_bytes = (uint32_t)get_varint_below(reader, IDEM_CHECKPOINT_BYTES_MAX);
+    get_grant(reader, record);
     if (record->state == RECORD_DONE)
-        get_outcome(reader, record);
+        get_done(reader, record);
     else
-        set_no_outcome(record);
+        get_unfinished(reader, record);
 }
 
 static void get_head(const uint8_t *data, struct record *record)
@@ -517,4 +672,68 @@ enum record_check record_decode(struct bytes data, struct record *record)
 uint32_t record_values_bytes(struct bytes data)
 {
     return data.size < RECORD_HEAD_BYTES ? 0 : load32(data.data + VALUES_BYTES_AT);
+}
+
+/* ---- Without its base -------------------------------------------------------------------- */
+
+struct bytes record_rest(struct bytes data)
+{
+    return data.size < RECORD_HEAD_BYTES ? (struct bytes){0}
+                                         : bytes_of(data.data + RECORD_HEAD_BYTES, data.size - RECORD_HEAD_BYTES);
+}
+
+/* How many bytes two begin with alike: eight at a time, since the loop does it with each change. */
+static uint32_t same_bytes(struct bytes a, struct bytes b)
+{
+    const uint32_t most = a.size < b.size ? a.size : b.size;
+    uint32_t at = 0;
+
+    for (; at + 8 <= most; at += 8) {
+        uint64_t x, y;
+        memcpy(&x, a.data + at, sizeof x);
+        memcpy(&y, b.data + at, sizeof y);
+        if (x != y)
+            break;
+    }
+    while (at < most && a.data[at] == b.data[at])
+        at++;
+    return at;
+}
+
+void record_split(struct bytes record, struct bytes base, struct record_part *part)
+{
+    const struct bytes rest = record_rest(record);
+    struct record head;
+
+    assert(record.size >= RECORD_HEAD_BYTES && record.size <= RECORD_BYTES_MAX);
+    get_head(record.data, &head);
+    *part = (struct record_part){
+        .state = head.state,
+        .values_bytes = head.values_bytes,
+        .hash = head.hash,
+        .expires_ms = head.expires_ms,
+        .shared = base.data ? same_bytes(rest, record_rest(base)) : 0,
+        .checksum = load32(record.data + CHECKSUM_AT),
+    };
+    part->own = bytes_of(rest.data + part->shared, rest.size - part->shared);
+}
+
+uint32_t record_join(const struct record_part *part, uint64_t life, const uint8_t *base, uint8_t out[RECORD_BYTES_MAX],
+                     bool *good)
+{
+    const uint32_t rest_bytes = part->shared + part->own.size;
+    uint8_t *const rest = out + RECORD_HEAD_BYTES;
+    struct record_part whole = *part;
+
+    assert(rest_bytes <= RECORD_BYTES_MAX - RECORD_HEAD_BYTES);
+    if (part->shared)
+        memcpy(rest, base, part->shared);
+    if (part->own.size)
+        memcpy(rest + part->shared, part->own.data, part->own.size);
+    whole.checksum = checksum(rest, rest_bytes);
+    *good = !part->shared || whole.checksum == part->checksum;
+    if (!*good)
+        whole.checksum = ~whole.checksum;
+    put_head(out, &whole, life);
+    return RECORD_HEAD_BYTES + rest_bytes;
 }

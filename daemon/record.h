@@ -1,6 +1,6 @@
 /* One operation as bytes: what is in memory while it is unfinished, in a batch, and in the store.
  *
- * Layout, version 1. All integers little-endian, all reads by memcpy (LMDB aligns values to 2).
+ * Layout, version 2. All integers little-endian, all reads by memcpy (LMDB aligns values to 2).
  *   head, RECORD_HEAD_BYTES, with a checksum of its own, so that a start can rebuild the index from heads alone:
  *      0  u32  low half of XXH3-64 over bytes 4..33 of the head
  *      4  u32  low half of XXH3-64 over the rest
@@ -8,8 +8,9 @@
  *     16  u32  stored bytes of this record's values (input, checkpoint, attributes, body), for space accounting
  *     20  u48  expires_ms on the retention clock; 0 where unfinished
  *     26  u56  life
- *     33  u8   format version (1) * 16 + state (enum record_state)
- *   rest: varints and length-prefixed strings in the order of struct record, see record.c.
+ *     33  u8   format version (2) * 16 + state (enum record_state)
+ *   rest: varints and length-prefixed strings, see record.c. It begins with what stays as it is from the grant on, so
+ *   that the commit log need not say it again with each change: record_split.
  * An upgrade reads the version and converts as it reads; nothing is rewritten in place. */
 #ifndef IDEMD_RECORD_H
 #define IDEMD_RECORD_H
@@ -57,14 +58,17 @@ struct record {
     uint32_t values_bytes; /* from the head: of all its values; encoding computes it */
     uint64_t revision;     /* number of the last stored change */
     uint32_t attempt;      /* 1 for the first grant */
-    uint32_t lease_ms;     /* length last acknowledged */
-    uint64_t keep_ms;      /* what the grant's Begin said; 0: the namespace's default */
 
     uint64_t begun_ms, interrupted_ms, done_ms; /* Unix time; 0 where not yet */
 
-    struct bytes operation, fingerprint, attempt_id, owner, traceparent;
+    struct bytes operation, fingerprint, owner, traceparent;
+
+    /* Unfinished only: once it is done, nobody asks for them, and they are not stored. */
+    struct bytes attempt_id;
     struct bytes checkpoint_name;           /* empty: no checkpoint */
     uint32_t input_bytes, checkpoint_bytes; /* sizes of those blobs */
+    uint32_t lease_ms;                      /* length last acknowledged */
+    uint64_t keep_ms;                       /* what the grant's Begin said; 0: the namespace's default */
 
     /* DONE only. */
     uint64_t expires_ms;      /* retention clock: absent from then on */
@@ -120,6 +124,26 @@ enum record_check record_decode(struct bytes data, struct record *record);
 void record_read(struct bytes data, struct record *record);
 /* Only the head: hash, state, expires_ms, life, values_bytes. RECORD_GOOD says nothing of the rest. */
 enum record_check record_decode_head(struct bytes data, struct record *record);
+
+/* An encoded record without what can be had from elsewhere: from who holds it, or from the record that its operation
+ * had before, its base. The rests of the two begin alike. */
+struct record_part {
+    enum record_state state;
+    uint32_t values_bytes;
+    uint64_t hash, expires_ms;
+    uint32_t shared;   /* so many bytes the rest begins with like the base's */
+    uint32_t checksum; /* of the whole rest; looked at where any are shared, since a base can be the wrong one */
+    struct bytes own;  /* the bytes of the rest after those */
+};
+/* Views in `part` point into `record`. A base without data: there is none. */
+void record_split(struct bytes record, struct bytes base, struct record_part *part);
+/* The record again, of this life; `base` are the first part->shared bytes of the base's rest. Returns its bytes. False
+ * in *good: that was not the base. Then what is written reads as a record whose rest is damaged, for certain. Asserts
+ * that it is no more than RECORD_BYTES_MAX. */
+uint32_t record_join(const struct record_part *part, uint64_t life, const uint8_t *base, uint8_t out[RECORD_BYTES_MAX],
+                     bool *good);
+/* The rest of an encoded record that may be damaged: empty where it is too short. */
+struct bytes record_rest(struct bytes data);
 
 /* From an encoded record that may be damaged: the bytes of its values beside it, as its head says; 0 where it is too
  * short. */

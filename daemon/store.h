@@ -6,9 +6,10 @@
  *
  * A batch is immutable bytes once it is submitted. One batch is in flight at a time while the loop fills the next
  * (group commit). What is in the log and not in the tables yet is the tail; it stays in memory, and is applied when it
- * has grown or is old enough: of what begins and finishes within the tail the tables see one record. A change is a
- * whole record, so that applying it twice is harmless. A failed flush or commit is never tried again: the store says so
- * once, through poll, and the daemon stops (74), since what failed may yet be on the disk.
+ * has grown or is old enough: of what begins and finishes within the tail the tables see one record. In a batch a
+ * record has only what is not in the record before it of its operation (batch.h), so each batch is applied once, in
+ * order: the tables say, in the same commit, up to which number they are. A failed flush or commit is never tried
+ * again: the store says so once, through poll, and the daemon stops (74), since what failed may yet be on the disk.
  *
  * Four LMDB tables: `finished` (place -> record, ordered by when it goes), `unfinished` (life -> record), `chunks`
  * ((place or life, kind, chunk) -> at most 4,080 bytes with their checksum) and `meta`.
@@ -93,6 +94,7 @@ struct store_change {
     uint64_t place;                  /* FINISH, REMOVE_FINISHED */
     uint64_t body_place;             /* of the BODY blob where it is not `place`; else 0 */
     struct bytes record;             /* the PUTs and FINISH */
+    struct bytes base;               /* the record of the change before, where that is of the same life; else empty */
     struct bytes values[BLOB_KINDS]; /* by enum blob_kind; data NULL: none given. At most 16 MiB + 16 each */
 };
 

@@ -12,7 +12,7 @@
 #include "daemon/commits.h"
 
 enum {
-    FORMAT_VERSION = 1,
+    FORMAT_VERSION = 2, /* of records (record.h) and of the log (batch.h) too */
     TABLE_COUNT = 4,
     CHECKSUM_BYTES = 8,
     STATE_NUMBERS = 6,

@@ -330,6 +330,7 @@ struct lent {
 struct store {
     struct disk *disk;
     struct tables readable;
+    struct rows newest; /* the record that each life was given last */
     struct batch *open, *flight;
     struct batch *unapplied, **unapplied_last; /* durable; oldest first */
     uint64_t durable, applied;                 /* as polled */
@@ -366,6 +367,7 @@ struct store *store_open(const struct store_options *options, struct store_error
     store->disk = disk;
     disk->open = store;
     tables_copy(&store->readable, &disk->tables);
+    rows_copy(&store->newest, &disk->tables.unfinished);
     store->open = batch_new(disk->newest);
     store->unapplied_last = &store->unapplied;
     store->durable = store->applied = disk->newest;
@@ -380,6 +382,7 @@ static void store_free(struct store *store)
     store_end_turn(store);
     store->disk->open = NULL;
     tables_free(&store->readable);
+    rows_free(&store->newest);
     batch_free(store->open);
     batch_free(store->flight);
     while (store->unapplied) {
@@ -442,6 +445,22 @@ uint64_t store_durable_number(const struct store *store)
     return store->durable;
 }
 
+/* A change's base is what its life was given last, byte for byte. */
+static void check_base(const struct store *store, const struct store_change *change)
+{
+    const struct row *row = rows_get(&store->newest, change->life, 0);
+    assert((row != NULL) == (change->base.data != NULL));
+    assert(!row || bytes_equal(bytes_of(row->data, row->size), change->base));
+}
+
+static void keep_newest(struct store *store, const struct store_change *change)
+{
+    if (change->kind == STORE_PUT_UNFINISHED)
+        rows_put(&store->newest, change->life, 0, change->record);
+    else if (change->kind != STORE_TOUCH)
+        rows_remove(&store->newest, change->life);
+}
+
 /* What the engine owes the store. */
 static void check_change(const struct store *store, const struct store_change *change)
 {
@@ -456,6 +475,7 @@ static void check_change(const struct store *store, const struct store_change *c
         assert(!rows_get(&store->readable.finished, change->place, 0));
     if (change->kind != STORE_PUT_UNFINISHED && change->kind != STORE_FINISH)
         return;
+    check_base(store, change);
     assert(record_decode(change->record, &record) == RECORD_GOOD);
     assert(record.life == change->life && record.revision == change->number);
     assert(record.body_place == change->body_place);
@@ -486,7 +506,9 @@ void store_append(struct store *store, const struct store_change *change, struct
     struct change *kept = calloc(1, sizeof *kept);
     assert(kept);
     check_change(store, change);
+    keep_newest(store, change);
     kept->is = *change;
+    kept->is.base = (struct bytes){0};
     kept->is.record.data = copy_of(change->record);
     for (int kind = 0; kind < BLOB_KINDS; kind++)
         kept->is.values[kind].data = change->values[kind].data ? copy_of(change->values[kind]) : NULL;

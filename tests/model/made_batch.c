@@ -19,20 +19,24 @@ static void fill(uint8_t *data, uint32_t size, uint64_t seed)
     }
 }
 
-/* One change with a record that brings it to its bytes, and touches. */
+/* One change with a value that brings it to its bytes, and touches. */
 struct batch make_made(const struct made *made)
 {
     const struct clock_mark mark = {.retention_ms = made->first, .wall_ms = made->salt, .boot_ms = made->bytes};
     uint32_t size = made->bytes - BATCH_HEADER_BYTES;
-    uint8_t *record = mem_alloc(size);
+    uint8_t *value = mem_alloc(size), record[RECORD_HEAD_BYTES] = {0};
     struct batch batch;
 
     assert(made->changes > 0 && made->bytes >= MADE_BYTES_MIN + made->changes);
-    fill(record, size, made->first << 20 ^ made->salt);
+    fill(value, size, made->first << 20 ^ made->salt);
+    record[RECORD_HEAD_BYTES - 1] = RECORD_RUNNING;
     for (;;) {
         batch_start(&batch, made->first, NULL);
-        const struct store_change put = {
-            .kind = STORE_PUT_UNFINISHED, .number = made->first, .life = made->first, .record = bytes_of(record, size)};
+        const struct store_change put = {.kind = STORE_PUT_UNFINISHED,
+                                         .number = made->first,
+                                         .life = made->first,
+                                         .record = bytes_of(record, sizeof record),
+                                         .values[BLOB_INPUT] = bytes_of(value, size)};
         batch_append(&batch, &put, NULL);
         for (uint32_t i = 1; i < made->changes; i++) {
             const struct store_change touch = {.kind = STORE_TOUCH, .number = made->first + i};
@@ -43,7 +47,7 @@ struct batch make_made(const struct made *made)
         size -= batch.bytes->size - made->bytes;
         blob_release(batch.bytes);
     }
-    mem_free(record);
+    mem_free(value);
     batch_seal(&batch, &mark);
     return batch;
 }

@@ -75,8 +75,8 @@ class Damaged(Case):
 
     @staticmethod
     def record_of(key):
-        # The rest of a record begins with namespace, caller and key, each after its length.
-        return b"\x04test\x00" + bytes([len(key)]) + key.encode()
+        # The rest of a record begins with what else is given (no caller, ...), then namespace and key, each after its length.
+        return b"\x00\x04test" + bytes([len(key)]) + key.encode()
 
     def test_a_bad_record_is_data_loss_for_its_operation_alone(self):
         daemon = self.daemon()

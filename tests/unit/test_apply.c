@@ -1,4 +1,5 @@
-/* apply() against a model so naive that it is obviously right: each change, one after the other, on plain lists. */
+/* apply() against a model so naive that it is obviously right: each change, whole as it was appended, one after the
+ * other, on plain lists. */
 #include "daemon/apply.h"
 
 #include <errno.h>
@@ -13,7 +14,7 @@
 
 #include "daemon/memory.h"
 
-enum { ENTRIES_MAX = 4096, BATCHES_MAX = 64, VALUE_BYTES_MAX = 20000, LIVES_MAX = 40 };
+enum { ENTRIES_MAX = 4096, BATCHES_MAX = 64, VALUE_BYTES_MAX = 20000, LIVES_MAX = 40, CHANGES_MAX = 20000 };
 #ifdef __SANITIZE_ADDRESS__
 enum { ROUNDS = 25 };
 #else
@@ -119,6 +120,9 @@ struct operation {
     uint64_t life, place, body_place;
     bool finished;
     struct record record;
+    uint8_t owner[64], name[64];
+    uint8_t encoded[RECORD_BYTES_MAX]; /* as it was appended last */
+    uint32_t encoded_bytes;
 };
 
 struct world {
@@ -132,6 +136,8 @@ struct world {
     uint32_t count;
     struct batch batches[BATCHES_MAX]; /* sealed, not applied; the last is open */
     uint32_t batch_count;
+    struct store_change changes[CHANGES_MAX]; /* what is in the batches, in memory of its own */
+    uint32_t change_count;
     uint8_t noise[VALUE_BYTES_MAX * 2];
     struct store_swept swept[APPLY_SWEPT_MAX];
     uint32_t swept_count;
@@ -155,6 +161,27 @@ static void clear_folder(struct world *world)
     unlink(path);
 }
 
+static struct bytes copy_of(struct bytes bytes)
+{
+    uint8_t *copy = bytes.data ? mem_alloc(bytes.size) : NULL;
+
+    if (bytes.size)
+        memcpy(copy, bytes.data, bytes.size);
+    return bytes_of(copy, bytes.size);
+}
+
+/* The first changes are no more wanted. */
+static void drop_changes(struct world *world, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        mem_free((void *)(uintptr_t)world->changes[i].record.data);
+        for (int kind = 1; kind < BLOB_KINDS; kind++)
+            mem_free((void *)(uintptr_t)world->changes[i].values[kind].data);
+    }
+    world->change_count -= count;
+    memmove(world->changes, world->changes + count, world->change_count * sizeof *world->changes);
+}
+
 /* An empty store. */
 static void begin(struct world *world, uint64_t seed)
 {
@@ -163,6 +190,7 @@ static void begin(struct world *world, uint64_t seed)
 
     for (uint32_t i = 0; i < world->model.count; i++)
         mem_free(world->model.entries[i].data);
+    drop_changes(world, world->change_count);
     world->model.count = world->count = world->batch_count = 0;
     tables_close(&world->tables);
     clear_folder(world);
@@ -210,6 +238,25 @@ static void append(struct world *world, struct store_change *change)
         batch_start(&world->batches[world->batch_count++], world->next, NULL);
     change->number = world->next++;
     batch_append(&world->batches[world->batch_count - 1], change, NULL);
+    assert_true(world->change_count < CHANGES_MAX);
+    struct store_change *kept = &world->changes[world->change_count++];
+    *kept = *change;
+    kept->record = copy_of(change->record);
+    for (int kind = 1; kind < BLOB_KINDS; kind++)
+        kept->values[kind] = copy_of(change->values[kind]);
+}
+
+/* The operation's record as it is now, on the one that it had. */
+static void append_record(struct world *world, struct operation *operation, struct store_change *change)
+{
+    uint8_t encoded[RECORD_BYTES_MAX];
+
+    change->record = bytes_of(encoded, record_encode(&operation->record, encoded));
+    if (operation->encoded_bytes && random_below(world, 16)) /* it need not say so */
+        change->base = bytes_of(operation->encoded, operation->encoded_bytes);
+    append(world, change);
+    memcpy(operation->encoded, encoded, change->record.size);
+    operation->encoded_bytes = change->record.size;
 }
 
 /* The open batch is over, if anything is in it. */
@@ -245,9 +292,16 @@ static uint64_t new_place(struct world *world, uint64_t seconds)
     return seconds << 30 | world->places++;
 }
 
+static struct bytes some_text(struct world *world, uint8_t text[64])
+{
+    const uint32_t size = (uint32_t)random_below(world, 65);
+
+    memcpy(text, noise(world, size).data, size);
+    return bytes_of(text, size);
+}
+
 static void put(struct world *world, struct operation *operation, bool input, bool checkpoint)
 {
-    uint8_t encoded[RECORD_BYTES_MAX];
     struct store_change change = {.kind = STORE_PUT_UNFINISHED, .life = operation->life};
     struct record *record = &operation->record;
 
@@ -260,9 +314,15 @@ static void put(struct world *world, struct operation *operation, bool input, bo
         record->checkpoint_bytes = change.values[BLOB_CHECKPOINT].size;
     }
     record->revision = world->next;
-    record->attempt++;
-    change.record = bytes_of(encoded, record_encode(record, encoded));
-    append(world, &change);
+    /* What a record begins with changes now and then: all that is behind it is its own. */
+    if (random_below(world, 8) == 0)
+        record->owner = some_text(world, operation->owner);
+    if (random_below(world, 8) == 0)
+        record->attempt++;
+    if (random_below(world, 2))
+        record->checkpoint_name = some_text(world, operation->name);
+    record->lease_ms = (uint32_t)random_below(world, 3);
+    append_record(world, operation, &change);
 }
 
 static void grant(struct world *world)
@@ -275,14 +335,14 @@ static void grant(struct world *world)
                                         .state = RECORD_RUNNING,
                                         .life = operation->life,
                                         .fence = operation->life,
-                                        .lease_ms = 1000,
+                                        .attempt = 1,
                                         .begun_ms = 1};
+    operation->record.owner = some_text(world, operation->owner);
     put(world, operation, random_below(world, 2), false);
 }
 
 static void finish(struct world *world, struct operation *operation, uint64_t seconds, uint64_t body_seconds)
 {
-    uint8_t encoded[RECORD_BYTES_MAX];
     struct store_change change = {.kind = STORE_FINISH, .life = operation->life};
     struct record *record = &operation->record;
 
@@ -303,8 +363,7 @@ static void finish(struct world *world, struct operation *operation, uint64_t se
     record->body_field_bytes = change.values[BLOB_BODY].size;
     record->body_place = change.body_place;
     record->expires_ms = record->body_expires_ms = seconds * 1000;
-    change.record = bytes_of(encoded, record_encode(record, encoded));
-    append(world, &change);
+    append_record(world, operation, &change);
 }
 
 /* damaged: nobody knows of which life it was; as one that was read is, what is removed is in the tables. */
@@ -319,6 +378,8 @@ static void drop(struct world *world, struct operation *operation, bool damaged)
         change.life = 0;
     append(world, &change);
     *operation = world->operations[--world->count];
+    operation->record.owner.data = operation->owner;
+    operation->record.checkpoint_name.data = operation->name;
 }
 
 /* ---- What the tables have ---------------------------------------------------------------------- */
@@ -409,13 +470,12 @@ static int try_apply(struct world *world, uint32_t count, uint64_t sweep_s)
 /* The model takes the changes one by one. */
 static void model_batch(struct world *world, const struct batch *batch)
 {
-    struct batch_reader reader;
-    struct store_change change;
+    uint32_t count = 0;
 
-    batch_read(batch->bytes->data, &reader);
-    while (batch_next(&reader, &change))
-        model_change(&world->model, &change);
-    assert_false(reader.bad);
+    while (count < world->change_count && world->changes[count].number < batch->next)
+        model_change(&world->model, &world->changes[count++]);
+    assert_int_equal(count, batch->next - batch->first);
+    drop_changes(world, count);
 }
 
 /* Applies the first batches, and sees that the tables are what the model is: what is swept goes first, so that nothing
@@ -449,7 +509,8 @@ static uint64_t some_sweep(struct world *world)
     return random_below(world, 3) ? 0 : seconds[random_below(world, sizeof seconds / sizeof seconds[0])];
 }
 
-/* All sealed batches, in as many parts as chance has it. Once more is harmless. */
+/* All sealed batches, in as many parts as chance has it. Once more is refused: their bases are no more what they were.
+ */
 static void apply_all(struct world *world)
 {
     cut_batch(world);
@@ -461,7 +522,7 @@ static void apply_all(struct world *world)
         const uint32_t part = random_below(world, 2) ? sealed : 1 + (uint32_t)random_below(world, sealed);
         apply_first(world, part, some_sweep(world));
         if (random_below(world, 4) == 0) {
-            assert_int_equal(try_apply(world, part, 0), 0);
+            assert_int_equal(try_apply(world, part, 0), EBADMSG);
             assert_tables(world);
             assert_state(world);
         }
@@ -534,6 +595,175 @@ static void random_changes(void **state)
     }
 }
 
+/* ---- Bases that are lost --------------------------------------------------------------------------- */
+
+/* What became of the record of a life in the tables. */
+enum harm { HARM_GONE, HARM_SHORT, HARM_BIT, HARM_KINDS };
+
+/* Returns the first byte of its rest that is not what it was; UINT32_MAX: all is. A byte that is missing is taken for a
+ * zero, and may have been one. */
+static uint32_t harm(struct world *world, uint64_t life, enum harm what)
+{
+    MDB_val key = {sizeof life, &life}, value;
+    uint8_t record[RECORD_BYTES_MAX];
+    uint32_t byte = 0;
+    MDB_txn *txn;
+
+    assert_int_equal(mdb_txn_begin(world->tables.env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_get(txn, world->tables.unfinished, &key, &value), 0);
+    const size_t size = value.mv_size;
+    memcpy(record, value.mv_data, size);
+    value.mv_data = record;
+    if (what == HARM_SHORT) {
+        value.mv_size = random_below(world, RECORD_HEAD_BYTES + 20);
+        byte = value.mv_size < RECORD_HEAD_BYTES ? 0 : (uint32_t)value.mv_size - RECORD_HEAD_BYTES;
+    } else if (what == HARM_BIT) {
+        const uint32_t bit = (uint32_t)random_below(world, value.mv_size * 8);
+        record[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        byte = bit / 8 < RECORD_HEAD_BYTES ? UINT32_MAX : bit / 8 - RECORD_HEAD_BYTES;
+    }
+    while (what != HARM_BIT && byte < size - RECORD_HEAD_BYTES && record[RECORD_HEAD_BYTES + byte] == 0)
+        byte++;
+    if (what == HARM_GONE)
+        assert_int_equal(mdb_del(txn, world->tables.unfinished, &key, NULL), 0);
+    else
+        assert_int_equal(mdb_put(txn, world->tables.unfinished, &key, &value, 0), 0);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+    return byte;
+}
+
+/* What reading an operation's record says. A good one is the one that was appended. */
+static enum record_check read_back(struct world *world, const struct operation *operation, struct record *record)
+{
+    uint64_t number = operation->finished ? operation->place : operation->life;
+    MDB_val key = {sizeof number, &number}, value;
+    MDB_txn *txn;
+
+    assert_int_equal(mdb_txn_begin(world->tables.env, NULL, MDB_RDONLY, &txn), 0);
+    const MDB_dbi table = operation->finished ? world->tables.finished : world->tables.unfinished;
+    assert_int_equal(mdb_get(txn, table, &key, &value), 0);
+    const struct bytes data = bytes_of(value.mv_data, (uint32_t)value.mv_size);
+    const enum record_check check = record_decode(data, record);
+    if (check == RECORD_GOOD)
+        assert_true(bytes_equal(data, bytes_of(operation->encoded, operation->encoded_bytes)));
+    assert_int_equal(record->hash, operation->record.hash);
+    assert_int_equal(record->life, operation->life);
+    assert_int_equal(record->state, operation->record.state);
+    assert_int_equal(record->expires_ms, operation->finished ? operation->record.expires_ms : 0);
+    mdb_txn_abort(txn);
+    return check;
+}
+
+/* How many bytes the newest change shares. */
+static uint32_t shared_by_newest(struct world *world)
+{
+    const struct batch *batch = &world->batches[world->batch_count - 1];
+    struct batch_change change = {.record = {.shared = 0}};
+    struct batch_reader reader;
+    struct clock_mark mark = {.boot_ms = 0};
+    struct batch copy = *batch;
+
+    copy.bytes = blob_new(batch->bytes->size);
+    memcpy(copy.bytes->data + blob_extend(copy.bytes, batch->bytes->size), batch->bytes->data, batch->bytes->size);
+    batch_seal(&copy, &mark);
+    batch_read(copy.bytes->data, &reader);
+    while (batch_next(&reader, &change))
+        ;
+    assert_false(reader.bad);
+    blob_release(copy.bytes);
+    return change.record.shared;
+}
+
+/* One of three operations loses its record in the tables, and goes on by `puts` changes and perhaps its end, within one
+ * tail or several. It is known to be damaged, unless what is left of the base is what counts; the others are whole. */
+static void lose_one(struct world *world, enum harm what, uint32_t puts, bool ends, bool parts)
+{
+    struct record record;
+    uint32_t shared = UINT32_MAX; /* of what it had, all the changes since do */
+
+    begin(world, world->seed);
+    for (int i = 0; i < 3; i++)
+        grant(world);
+    apply_all(world);
+    struct operation *hurt = &world->operations[1];
+    const uint32_t byte = harm(world, hurt->life, what);
+    for (uint32_t i = 0; i < puts; i++) {
+        put(world, hurt, false, false);
+        const uint32_t shares = shared_by_newest(world);
+        shared = shares < shared ? shares : shared;
+        if (parts) {
+            cut_batch(world);
+            assert_int_equal(try_apply(world, 1, 0), 0);
+            forget_first(world, 1);
+        }
+    }
+    if (ends) {
+        finish(world, hurt, 1800000000, 0);
+        const uint32_t shares = shared_by_newest(world);
+        shared = shares < shared ? shares : shared;
+    }
+    for (int i = 0; i < 3; i += 2)
+        finish(world, &world->operations[i], 1800000000, 0);
+    cut_batch(world);
+    assert_int_equal(try_apply(world, 1, 0), 0);
+
+    const bool lost = byte < shared;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(read_back(world, &world->operations[i], &record),
+                         i == 1 && lost ? RECORD_BAD_REST : RECORD_GOOD);
+    }
+    forget_first(world, world->batch_count);
+}
+
+static void a_lost_base_is_the_loss_of_one(void **state)
+{
+    struct world *world = *state;
+
+    for (uint32_t round = 0; round < 16 * ROUNDS; round++) {
+        world->seed = round + 1;
+        lose_one(world, (enum harm)(round % HARM_KINDS), 1 + round % 4, round % 3, false);
+        lose_one(world, (enum harm)(round % HARM_KINDS), round % 3, true, false);
+        lose_one(world, (enum harm)(round % HARM_KINDS), 1, true, true);
+    }
+}
+
+/* Changes are missing, and that was accepted: what began in them is known by what ended after them, and nothing else
+ * is the worse for it. */
+static void changes_that_are_missing(void **state)
+{
+    struct world *world = *state;
+    struct record record;
+    uint32_t as_good = 0;
+
+    for (uint32_t round = 0; round < 16 * ROUNDS; round++) {
+        begin(world, round + 1);
+        grant(world);
+        grant(world);
+        apply_all(world);
+        grant(world); /* in what is lost */
+        put(world, &world->operations[0], false, false);
+        cut_batch(world);
+        bool counts_on_it[3];
+        for (int i = 0; i < 3; i++) {
+            finish(world, &world->operations[i], 1800000000, 0);
+            counts_on_it[i] = shared_by_newest(world) > 0;
+        }
+        cut_batch(world);
+        forget_first(world, 1);
+        assert_int_equal(try_apply(world, 1, 0), 0);
+        /* The tables have an older record of the first: what it shares with the one that is lost is as good. */
+        if (read_back(world, &world->operations[0], &record) != RECORD_GOOD)
+            assert_true(counts_on_it[0]);
+        else
+            as_good += counts_on_it[0];
+        assert_int_equal(read_back(world, &world->operations[1], &record), RECORD_GOOD);
+        assert_int_equal(read_back(world, &world->operations[2], &record),
+                         counts_on_it[2] ? RECORD_BAD_REST : RECORD_GOOD);
+        forget_first(world, world->batch_count);
+    }
+    assert_true(as_good > ROUNDS);
+}
+
 /* Of an apply that fails nothing is in the tables, nor in the state. */
 static void all_or_nothing(void **state)
 {
@@ -604,6 +834,8 @@ int main(void)
 #define APPLY_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         APPLY_TEST(random_changes),
+        APPLY_TEST(a_lost_base_is_the_loss_of_one),
+        APPLY_TEST(changes_that_are_missing),
         APPLY_TEST(all_or_nothing),
         APPLY_TEST(slices),
     };

@@ -13,7 +13,7 @@
 
 #include "daemon/memory.h"
 
-enum { CHANGES_MAX = 512, FUZZ_ROUNDS = 400000 };
+enum { CHANGES_MAX = 512, RECORD_BYTES = 1900, BASES = 12, FUZZ_ROUNDS = 400000 };
 
 static const struct clock_mark MARK = {.retention_ms = 0x1112131415161718,
                                        .wall_ms = 0x2122232425262728,
@@ -70,7 +70,64 @@ static void put_bytes(struct text *text, struct bytes bytes)
         put_u8(text, bytes.data[i]);
 }
 
-static void put_change(struct text *text, const struct store_change *change)
+/* As protobuf's sint64 has it. */
+static void put_difference(struct text *text, uint64_t number, uint64_t *last)
+{
+    const int64_t difference = (int64_t)(number - *last);
+
+    put_varint(text, difference < 0 ? ~((uint64_t)difference << 1) : (uint64_t)difference << 1);
+    *last = number;
+}
+
+/* The numbers that the next change of a batch is written against. */
+struct before {
+    uint64_t place, expires_ms;
+};
+
+static uint64_t number_at(const uint8_t *data, unsigned bytes)
+{
+    uint64_t number = 0;
+
+    for (unsigned i = bytes; i > 0; i--)
+        number = number << 8 | data[i - 1];
+    return number;
+}
+
+static struct bytes behind_head(struct bytes record)
+{
+    return bytes_of(record.data + 34, record.size - 34);
+}
+
+static uint32_t alike(const struct store_change *change)
+{
+    const struct bytes rest = behind_head(change->record);
+    uint32_t count = 0;
+
+    if (!change->base.data)
+        return 0;
+    const struct bytes base = behind_head(change->base);
+    while (count < rest.size && count < base.size && rest.data[count] == base.data[count])
+        count++;
+    return count;
+}
+
+static void put_record(struct text *text, const struct store_change *change, struct before *before)
+{
+    const uint8_t *head = change->record.data;
+    const uint32_t shared = alike(change);
+
+    put_varint(text, number_at(head + 16, 4) * 4 + head[33] % 16);
+    if (change->kind == STORE_FINISH)
+        put_difference(text, number_at(head + 20, 6), &before->expires_ms);
+    put_number(text, number_at(head + 8, 8), 8);
+    if (change->number != change->life)
+        put_varint(text, shared);
+    if (shared > 0)
+        put_number(text, number_at(head + 4, 4), 4);
+    put_varint(text, change->record.size - 34 - shared);
+}
+
+static void put_change(struct text *text, const struct store_change *change, struct before *before)
 {
     const bool places = change->kind == STORE_FINISH || change->kind == STORE_REMOVE_FINISHED;
     const bool record = change->kind == STORE_FINISH || change->kind == STORE_PUT_UNFINISHED;
@@ -82,16 +139,18 @@ static void put_change(struct text *text, const struct store_change *change)
     if (change->life)
         put_varint(text, change->number - change->life);
     if (places) {
-        put_varint(text, change->place);
+        put_difference(text, change->place, &before->place);
         put_varint(text, change->body_place);
     }
     if (record)
-        put_varint(text, change->record.size);
+        put_record(text, change, before);
     for (unsigned kind = 1; kind <= 4; kind++)
         if (change->values[kind].data)
             put_varint(text, change->values[kind].size);
-    if (record)
-        put_bytes(text, change->record);
+    if (record) {
+        const struct bytes rest = behind_head(change->record);
+        put_bytes(text, bytes_of(rest.data + alike(change), rest.size - alike(change)));
+    }
     for (unsigned kind = 1; kind <= 4; kind++)
         put_bytes(text, change->values[kind]);
 }
@@ -101,13 +160,14 @@ static void put_batch(struct text *text, const struct store_change *changes, uin
                       uint64_t offset)
 {
     struct text body = {.size = 0};
+    struct before before = {0};
 
     for (uint32_t i = 0; i < count; i++)
-        put_change(&body, &changes[i]);
+        put_change(&body, &changes[i], &before);
     text->size = 0;
     put_number(text, 0, 8);
     put_number(text, XXH3_64bits_withSecret(body.bytes, body.size, secret, sizeof secret), 8);
-    put_number(text, 0x31626469, 4);
+    put_number(text, 0x32626469, 4);
     put_number(text, 96 + body.size, 4);
     put_number(text, count, 4);
     put_number(text, 0, 4);
@@ -129,23 +189,45 @@ static void put_batch(struct text *text, const struct store_change *changes, uin
 /* ---- Changes ------------------------------------------------------------------------------- */
 
 static uint8_t pool[8192];
+static uint8_t records[2][RECORD_BYTES];      /* one that is unfinished, one that is done */
+static uint8_t bases[2][BASES][RECORD_BYTES]; /* and what differs from them after so many bytes of the rest: */
+static const uint32_t SHARES[BASES] = {0, 1, 7, 8, 9, 15, 16, 17, 100, 127, 128, 1866};
 
-/* A kind, a set of values (bit 0 is kind 1), the size of the values and of the record, with a life or without. */
+static int make_pools(void **state)
+{
+    for (unsigned i = 0; i < sizeof pool; i++)
+        pool[i] = (uint8_t)(i * 31 + (i >> 8));
+    for (unsigned done = 0; done < 2; done++) {
+        memcpy(records[done], pool + done * 7, RECORD_BYTES);
+        records[done][33] = done ? 0x23 : 0x22;
+        for (unsigned n = 0; n < BASES; n++) {
+            memcpy(bases[done][n], records[done], RECORD_BYTES);
+            for (unsigned at = 34 + SHARES[n]; at < RECORD_BYTES; at += 3)
+                bases[done][n][at] ^= 0x55;
+        }
+    }
+    return make_secret(state);
+}
+
+/* A kind, a set of values (bit 0 is kind 1), the size of the values and of the record, with a life or without. A record
+ * has one; where it is not its first change it may have a base. */
 static struct store_change make_change(enum store_change_kind kind, unsigned given, uint32_t size, bool life,
                                        uint64_t number)
 {
+    const bool record = kind == STORE_FINISH || kind == STORE_PUT_UNFINISHED, done = kind == STORE_FINISH;
+    const uint32_t most = size < RECORD_BYTES - 34 ? size : RECORD_BYTES - 34;
     struct store_change change = {.kind = kind, .number = number};
 
-    for (unsigned i = 0; i < sizeof pool; i++)
-        pool[i] = (uint8_t)(i * 31 + (i >> 8));
-    if (life)
+    if (life || record)
         change.life = number - size;
     if (kind == STORE_FINISH || kind == STORE_REMOVE_FINISHED) {
         change.place = UINT64_C(0xfedcba9876543210) >> size % 40;
         change.body_place = size % 2 ? 0 : change.place - 1;
     }
-    if (kind == STORE_FINISH || kind == STORE_PUT_UNFINISHED)
-        change.record = bytes_of(pool + size % 7, size + 3);
+    if (record)
+        change.record = bytes_of(records[done], 34 + most);
+    if (record && change.life != number && (size + given) % 4)
+        change.base = bytes_of(bases[done][(size + given) % BASES], given % 3 ? RECORD_BYTES : 34 + most / 2);
     for (unsigned i = 1; i <= 4; i++)
         if (given >> (i - 1) & 1)
             change.values[i] = bytes_of(pool + i, size + i * 5 * (size > 0));
@@ -168,26 +250,45 @@ static struct batch make_batch(const struct store_change *changes, uint32_t coun
     return batch;
 }
 
+static void assert_record(const struct batch_change *read, const struct store_change *change)
+{
+    const struct record_part *part = &read->record;
+    const uint8_t *head = change->record.data;
+
+    assert_null(read->is.record.data);
+    if (!head)
+        return;
+    const struct bytes rest = behind_head(change->record);
+    assert_int_equal(part->state, head[33] % 16);
+    assert_int_equal(part->values_bytes, number_at(head + 16, 4));
+    assert_int_equal(part->hash, number_at(head + 8, 8));
+    assert_int_equal(part->expires_ms, change->kind == STORE_FINISH ? number_at(head + 20, 6) : 0);
+    assert_int_equal(part->shared, alike(change));
+    assert_int_equal(part->checksum, part->shared ? number_at(head + 4, 4) : 0);
+    assert_true(bytes_equal(part->own, bytes_of(rest.data + part->shared, rest.size - part->shared)));
+}
+
 static void assert_reads(const uint8_t *data, const struct store_change *changes, uint32_t count)
 {
     struct batch_reader reader;
-    struct store_change change;
+    struct batch_change read;
 
     batch_read(data, &reader);
     for (uint32_t i = 0; i < count; i++) {
-        assert_true(batch_next(&reader, &change));
-        assert_int_equal(change.kind, changes[i].kind);
-        assert_int_equal(change.number, changes[i].number);
-        assert_int_equal(change.life, changes[i].life);
-        assert_int_equal(change.place, changes[i].place);
-        assert_int_equal(change.body_place, changes[i].body_place);
-        assert_true(bytes_equal(change.record, changes[i].record));
+        assert_true(batch_next(&reader, &read));
+        const struct store_change *change = &read.is;
+        assert_int_equal(change->kind, changes[i].kind);
+        assert_int_equal(change->number, changes[i].number);
+        assert_int_equal(change->life, changes[i].life);
+        assert_int_equal(change->place, changes[i].place);
+        assert_int_equal(change->body_place, changes[i].body_place);
+        assert_record(&read, &changes[i]);
         for (int kind = 1; kind < BLOB_KINDS; kind++) {
-            assert_int_equal(change.values[kind].data == NULL, changes[i].values[kind].data == NULL);
-            assert_true(bytes_equal(change.values[kind], changes[i].values[kind]));
+            assert_int_equal(change->values[kind].data == NULL, changes[i].values[kind].data == NULL);
+            assert_true(bytes_equal(change->values[kind], changes[i].values[kind]));
         }
     }
-    assert_false(batch_next(&reader, &change));
+    assert_false(batch_next(&reader, &read));
     assert_false(reader.bad);
 }
 
@@ -255,7 +356,7 @@ static void batches_of_many(void **state)
     for (uint32_t i = 1; i <= count; i++)
         assert_format(changes, i, UINT64_MAX, UINT64_C(1) << 62);
     for (uint32_t size = 3900; size < 4100; size++) {
-        changes[0] = make_change(STORE_PUT_UNFINISHED, 0, size, true, 100000);
+        changes[0] = make_change(STORE_REMOVE_UNFINISHED, 1, size, true, 100000);
         assert_format(changes, 1, 1, 0);
     }
     mem_free(changes);
@@ -265,6 +366,7 @@ static struct batch small_batch(struct store_change changes[3])
 {
     changes[0] = make_change(STORE_PUT_UNFINISHED, 1, 20, true, 5000);
     changes[1] = make_change(STORE_FINISH, 8, 33, true, 5001);
+    assert_true(alike(&changes[1]) > 0);
     changes[2] = make_change(STORE_TOUCH, 0, 0, false, 5002);
     struct batch batch = make_batch(changes, 3);
     batch_sign(batch.bytes->data, 7, 8192, secret);
@@ -308,6 +410,30 @@ static void damage(void **state)
     blob_release(batch.bytes);
 }
 
+/* Neither torn nor of nobody: whoever finds one has to say so. */
+static void other_versions(void **state)
+{
+    struct store_change changes[3];
+    struct batch batch = small_batch(changes);
+    uint8_t *data = batch.bytes->data;
+    char version = 0;
+
+    (void)state;
+    assert_false(batch_of_other_version(data, batch.bytes->size, secret, &version));
+    for (unsigned byte = 0; byte < 4; byte++) {
+        data[16 + byte] ^= 3;
+        assert_false(batch_of_other_version(data, batch.bytes->size, secret, &version)); /* a broken one */
+        batch_sign(data, 7, 8192, secret);
+        assert_false(batch_good(data, batch.bytes->size, secret));
+        assert_int_equal(batch_of_other_version(data, batch.bytes->size, secret, &version), byte == 3);
+        assert_int_equal(batch_of_other_version(data, 95, secret, &version), false);
+        if (byte == 3)
+            assert_int_equal(version, '1');
+        data[16 + byte] ^= 3;
+    }
+    blob_release(batch.bytes);
+}
+
 /* Signed again for another place, as the log does with each batch. */
 static void places(void **state)
 {
@@ -332,14 +458,16 @@ static void places(void **state)
 static uint32_t read_all(const uint8_t *data, uint32_t size, bool *bad)
 {
     struct batch_reader reader;
-    struct store_change change;
+    struct batch_change change;
     uint32_t count = 0;
     volatile uint8_t sum = 0;
 
     batch_read(data, &reader);
     while (batch_next(&reader, &change)) {
-        const struct bytes views[] = {change.record, change.values[1], change.values[2], change.values[3],
-                                      change.values[4]};
+        const struct bytes *values = change.is.values;
+        const struct bytes views[] = {change.record.own, values[1], values[2], values[3], values[4]};
+        /* So that it can be joined with whatever its base is. */
+        assert_true(change.record.shared + change.record.own.size <= RECORD_BYTES_MAX - RECORD_HEAD_BYTES);
         for (size_t i = 0; i < sizeof views / sizeof views[0]; i++) {
             assert_true(!views[i].data || (views[i].data >= data + 96 && views[i].data + views[i].size <= data + size));
             for (uint32_t at = 0; at < views[i].size; at++)
@@ -446,9 +574,10 @@ static void garbage_signed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_change), cmocka_unit_test(batches_of_many),      cmocka_unit_test(damage),
-        cmocka_unit_test(places),       cmocka_unit_test(cut_and_signed_again), cmocka_unit_test(garbage_signed),
+        cmocka_unit_test(every_change),   cmocka_unit_test(batches_of_many), cmocka_unit_test(damage),
+        cmocka_unit_test(other_versions), cmocka_unit_test(places),          cmocka_unit_test(cut_and_signed_again),
+        cmocka_unit_test(garbage_signed),
     };
 
-    return cmocka_run_group_tests(tests, make_secret, NULL);
+    return cmocka_run_group_tests(tests, make_pools, NULL);
 }

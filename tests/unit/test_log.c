@@ -307,10 +307,75 @@ static void a_torn_batch_reads_later(void **state)
     assert_found(world, 0, world->count);
     world->applied = newest(world);
     start(world);
-    assert_int_equal(append(world, 2, 300).first, torn.first);
+    const struct batch_header after = append(world, 2, 300);
+    assert_int_equal(after.first, torn.first);
+    assert_true(after.offset != torn.offset);
     sim_disk_flip("log.0", torn.offset + 200, 0);
     reopen(world);
     assert_found(world, world->count - 1, world->count);
+
+    /* What came after it is applied so far, and it says more. */
+    const uint64_t before = world->applied;
+    assert_int_equal(log_start(world->log), 0);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    reopen(world);
+    assert_int_equal(log_start(world->log), 0);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    world->applied = newest(world);
+    assert_true(world->applied < torn.last);
+    reopen(world);
+    assert_found(world, 0, 0);
+    world->applied = before;
+}
+
+/* Nor does it count where of what came after it the first does not read: nothing is applied on top of it. */
+static void a_torn_batch_stands_for_nothing(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    start(world);
+    for (int i = 0; i < 3; i++)
+        append(world, 1, 300);
+    const struct batch_header torn = append(world, 5, 3000);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    world->count--;
+    reopen(world);
+    world->applied = newest(world);
+    start(world);
+    const struct batch_header first = append(world, 2, 300);
+    assert_true(append(world, 1, 300).offset < torn.offset);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    sim_disk_flip("log.0", first.offset + 100, 0);
+    log_close(world->log);
+    world->log = try_open(world, false, &error);
+    assert_null(world->log);
+    assert_int_equal(error.exit_code, 65);
+    world->log = try_open(world, true, &error);
+    assert_non_null(world->log);
+    assert_found(world, world->count - 1, world->count);
+}
+
+/* What another version wrote is neither torn nor damaged, and is not passed over: it was acknowledged. */
+static void another_version(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+    uint64_t bytes;
+
+    start(world);
+    const struct batch_header header = append(world, 3, 3000);
+    uint8_t *data = (uint8_t *)(uintptr_t)sim_disk_data("log.0", &bytes) + header.offset;
+    data[19] = '1';
+    batch_sign(data, header.segment, header.offset, world->secret);
+    log_close(world->log);
+    for (int accept_loss = 0; accept_loss < 2; accept_loss++) {
+        world->log = try_open(world, accept_loss, &error);
+        assert_null(world->log);
+        assert_int_equal(error.exit_code, 65);
+        assert_non_null(strstr(error.message, "log.0: has changes of another version of idemd"));
+        assert_non_null(strstr(error.message, "idb1"));
+    }
 }
 
 /* What an older segment left in a slot is never taken for the current one's, whatever the tables say of it. */
@@ -1082,6 +1147,8 @@ int main(void)
         LOG_TEST(append_and_recover),
         LOG_TEST(leftovers),
         LOG_TEST(a_torn_batch_reads_later),
+        LOG_TEST(a_torn_batch_stands_for_nothing),
+        LOG_TEST(another_version),
         LOG_TEST(moved),
         LOG_TEST(another_secret),
         LOG_TEST(slots_double),

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -48,7 +49,8 @@ static struct record done(void)
     record.state = RECORD_DONE;
     record.flags = RECORD_RESOLVED | RECORD_BODY_DROPPED;
     record.attempt_id = record.checkpoint_name = (struct bytes){0};
-    record.input_bytes = record.checkpoint_bytes = 0;
+    record.input_bytes = record.checkpoint_bytes = record.lease_ms = 0;
+    record.keep_ms = 0;
     record.done_ms = record.begun_ms - 40; /* the wall clock was set back */
     record.expires_ms = 1700000900000;
     record.body_expires_ms = 1700000100000;
@@ -121,6 +123,19 @@ static uint32_t round_trip(const struct record *record, uint8_t out[RECORD_BYTES
     return size;
 }
 
+/* Of one that is unfinished what is said of outcomes is not stored. */
+static void round_trip_unfinished(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
+{
+    struct record without = *record;
+
+    without.expires_ms = without.body_expires_ms = without.body_place = without.body_bytes = without.done_ms = 0;
+    without.digest[0] = without.digest[1] = 0;
+    without.attributes_bytes = without.body_field_bytes = without.outcome_kind = 0;
+    without.outcome_code = 0;
+    without.inline_values = (struct bytes){0};
+    round_trip(&without, out);
+}
+
 static void what_goes_in_comes_out(void **state)
 {
     uint8_t out[RECORD_BYTES_MAX];
@@ -151,9 +166,7 @@ static struct record typical(void)
     record.id = (struct identity){some(5), some(0), some(24)};
     record.operation = some(13);
     record.fingerprint = some(32);
-    record.attempt_id = some(16);
     record.owner = some(14);
-    record.keep_ms = 86400000;
     record.attempt = 1;
     record.fence = record.life;
     record.done_ms = record.begun_ms + 40;
@@ -178,7 +191,7 @@ static void a_typical_one_is_small(void **state)
     const struct record record = typical();
 
     (void)state;
-    assert_int_equal(round_trip(&record, out), 380);
+    assert_int_equal(round_trip(&record, out), 341);
 }
 
 /* The digest is left out only where reading reckons the same. */
@@ -192,22 +205,22 @@ static void no_digest_is_lost(void **state)
         for (int bit = 0; bit < 64; bit++) {
             other = record;
             other.digest[i] ^= UINT64_C(1) << bit;
-            assert_int_equal(round_trip(&other, out), 380 + 16);
+            assert_int_equal(round_trip(&other, out), 341 + 16);
         }
     other = record;
     other.flags = RECORD_BODY_DROPPED;
-    assert_int_equal(round_trip(&other, out), 380 + 16);
+    assert_int_equal(round_trip(&other, out), 341 + 16 + 1);
     other.flags = RECORD_ATTRIBUTES_DROPPED;
-    assert_int_equal(round_trip(&other, out), 380 + 16);
+    assert_int_equal(round_trip(&other, out), 341 + 16 + 1);
     other = record;
     other.outcome_code = 1;
-    assert_int_equal(round_trip(&other, out), 380 + 16);
+    assert_int_equal(round_trip(&other, out), 341 + 16 + 1);
     other = record;
-    other.attributes_bytes = 3, other.body_field_bytes = 200;
-    assert_int_equal(round_trip(&other, out), 380 + 16);
+    other.attributes_bytes = 3, other.body_field_bytes = 200; /* of which no body can be read, so its size is said */
+    assert_int_equal(round_trip(&other, out), 341 + 16 + 1 + 2);
     other = record;
-    other.inline_values = (struct bytes){0}; /* it lies beside the record */
-    assert_int_equal(round_trip(&other, out), 380 + 16 - 203);
+    other.inline_values = (struct bytes){0}; /* it lies beside the record, which says how large it is */
+    assert_int_equal(round_trip(&other, out), 341 + 16 - 203 + 2 + 2);
     for (uint32_t size = 0; size < 203; size++) { /* a field that is not whole */
         other = record;
         other.inline_values.size = other.body_field_bytes = size;
@@ -217,7 +230,7 @@ static void no_digest_is_lost(void **state)
     other.inline_values.size = other.body_field_bytes = 0;
     other.body_bytes = 0;
     record_digest(&(struct sent_outcome){.kind = 1, .attributes_digest = UINT64_C(0x2d06800538d394c2)}, other.digest);
-    assert_int_equal(round_trip(&other, out), 380 - 203 - 2);
+    assert_int_equal(round_trip(&other, out), 341 - 203);
 }
 
 /* Where its maker says so it is not even reckoned: the bytes are the same. */
@@ -243,20 +256,27 @@ static void a_plain_digest_need_not_be_filled(void **state)
 static void the_largest_fits(void **state)
 {
     uint8_t out[RECORD_BYTES_MAX];
-    struct record record = done();
+    struct record record = done(), unfinished;
 
     (void)state;
     record.id =
         (struct identity){some(IDEM_NAMESPACE_BYTES_MAX), some(IDEM_CALLER_BYTES_MAX), some(IDEM_KEY_BYTES_MAX)};
     record.operation = some(IDEM_OPERATION_BYTES_MAX);
     record.fingerprint = some(IDEM_FINGERPRINT_BYTES_MAX);
-    record.attempt_id = some(IDEM_ATTEMPT_ID_BYTES);
     record.owner = some(IDEM_OWNER_BYTES_MAX);
     record.traceparent = some(IDEM_TRACEPARENT_BYTES_MAX);
-    record.checkpoint_name = some(IDEM_CHECKPOINT_NAME_BYTES_MAX);
+    unfinished = record;
+    unfinished.state = RECORD_RUNNING;
+    unfinished.attempt_id = some(IDEM_ATTEMPT_ID_BYTES);
+    unfinished.checkpoint_name = some(IDEM_CHECKPOINT_NAME_BYTES_MAX);
+    unfinished.lease_ms = UINT32_MAX;
+    unfinished.keep_ms = UINT64_MAX;
+    unfinished.input_bytes = IDEM_INPUT_BYTES_MAX;
+    unfinished.checkpoint_bytes = IDEM_CHECKPOINT_BYTES_MAX;
+    round_trip_unfinished(&unfinished, out);
     record.inline_values = (struct bytes){0};
-    record.attempt = record.lease_ms = UINT32_MAX;
-    record.keep_ms = record.begun_ms = UINT64_MAX >> 2;
+    record.attempt = UINT32_MAX;
+    record.begun_ms = UINT64_MAX >> 2;
     record.body_bytes = UINT64_MAX;
     record.attributes_bytes = 10;
     record.body_field_bytes = RECORD_BYTES_MAX;
@@ -326,6 +346,78 @@ static void identities_have_hashes_of_their_own(void **state)
     }
 }
 
+/* ---- Without its base ---- */
+
+static void assert_joined(struct bytes record, struct bytes base, const struct record *is)
+{
+    uint8_t out[RECORD_BYTES_MAX];
+    struct record_part part;
+    struct record read;
+    bool good;
+
+    record_split(record, base, &part);
+    assert_int_equal(part.shared + part.own.size, record.size - RECORD_HEAD_BYTES);
+    /* Only so much of the base is looked at. */
+    uint8_t *exact = malloc(part.shared + 1);
+    assert_non_null(exact);
+    if (part.shared)
+        memcpy(exact, base.data + RECORD_HEAD_BYTES, part.shared);
+    assert_int_equal(record_join(&part, is->life, exact, out, &good), record.size);
+    assert_true(good);
+    assert_memory_equal(out, record.data, record.size);
+    /* Another one in its place: known by its head, and not to be read. */
+    for (uint32_t bit = 0; bit < part.shared * 8; bit++) {
+        exact[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        assert_int_equal(record_join(&part, is->life, exact, out, &good), record.size);
+        assert_false(good);
+        assert_int_equal(record_decode(bytes_of(out, record.size), &read), RECORD_BAD_REST);
+        assert_int_equal(read.hash, is->hash);
+        assert_int_equal(read.life, is->life);
+        assert_int_equal(read.state, is->state);
+        assert_int_equal(read.expires_ms, is->state == RECORD_DONE ? is->expires_ms : 0);
+        assert_int_equal(read.values_bytes, is->state == RECORD_DONE ? is->attributes_bytes + is->body_field_bytes
+                                                                     : is->input_bytes + is->checkpoint_bytes);
+        exact[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    free(exact);
+}
+
+static void split_and_joined(void **state)
+{
+    uint8_t records[5][RECORD_BYTES_MAX];
+    struct record is[5] = {running(), running(), done(), typical(), running()};
+    uint32_t sizes[5];
+
+    (void)state;
+    is[1].revision++;
+    is[1].checkpoint_name = some(9);
+    is[4].owner = some(10);
+    for (int i = 0; i < 5; i++)
+        sizes[i] = record_encode(&is[i], records[i]);
+    for (int i = 0; i < 5; i++) {
+        const struct bytes record = bytes_of(records[i], sizes[i]);
+        assert_joined(record, (struct bytes){0}, &is[i]);
+        for (int k = 0; k < 5; k++)
+            for (uint32_t size = 0; size <= sizes[k]; size += size < RECORD_HEAD_BYTES ? RECORD_HEAD_BYTES : 13)
+                assert_joined(record, bytes_of(records[k], size), &is[i]);
+    }
+}
+
+/* What stays as it is from the grant on is what a record begins with: the outcome need not say it again. */
+static void an_outcome_shares_what_the_grant_said(void **state)
+{
+    uint8_t before[RECORD_BYTES_MAX], after[RECORD_BYTES_MAX];
+    struct record was = running(), is = done();
+    struct record_part part;
+
+    (void)state;
+    was.id.caller = is.id.caller = some(11);
+    was.traceparent = is.traceparent = some(55);
+    record_split(bytes_of(after, record_encode(&is, after)), bytes_of(before, record_encode(&was, before)), &part);
+    /* Given, the strings with their lengths, fence, attempt, and when it began. */
+    assert_true(part.shared >= 1 + 8 + 12 + 37 + 13 + 33 + 10 + 56 + 1 + 1 + 6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -336,6 +428,8 @@ int main(void)
         cmocka_unit_test(the_largest_fits),
         cmocka_unit_test(no_flipped_bit_goes_unnoticed),
         cmocka_unit_test(no_part_of_one_is_taken_for_it),
+        cmocka_unit_test(split_and_joined),
+        cmocka_unit_test(an_outcome_shares_what_the_grant_said),
         cmocka_unit_test(identities_have_hashes_of_their_own),
     };
 

@@ -220,19 +220,22 @@ static struct record some_record(struct store *store, const char *key)
                            .begun_ms = 1};
 }
 
-static void append_under(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t life,
-                         uint64_t place, const struct bytes values[BLOB_KINDS])
+/* `base`: the record that the operation had before, or NULL. */
+static void append_on(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
+                      const struct bytes values[BLOB_KINDS], const struct record *base)
 {
-    uint8_t encoded[RECORD_BYTES_MAX];
+    uint8_t encoded[RECORD_BYTES_MAX], encoded_base[RECORD_BYTES_MAX];
     struct store_change change = {.kind = kind,
                                   .number = store_next_number(store),
-                                  .life = life,
+                                  .life = record->life,
                                   .place = place,
                                   .body_place = record->body_place};
     struct slice slices[BLOB_KINDS] = {{0}};
 
     if (kind == STORE_PUT_UNFINISHED || kind == STORE_FINISH)
         change.record = bytes_of(encoded, record_encode(record, encoded));
+    if (base)
+        change.base = bytes_of(encoded_base, record_encode(base, encoded_base));
     for (int i = 1; values && i < BLOB_KINDS; i++)
         change.values[i] = values[i];
     store_append(store, &change, slices);
@@ -244,7 +247,7 @@ static void append_under(struct store *store, enum store_change_kind kind, const
 static void append(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
                    const struct bytes values[BLOB_KINDS])
 {
-    append_under(store, kind, record, record->life, place, values);
+    append_on(store, kind, record, place, values, NULL);
 }
 
 static struct record finished(const struct record *record, struct store *store, uint64_t expires_ms)
@@ -271,6 +274,15 @@ static void on_unfinished(void *context, uint64_t life, struct bytes record)
     struct record read;
 
     assert_int_equal(record_decode(record, &read), RECORD_GOOD);
+    seen->unfinished++;
+    seen->life = life;
+}
+
+static void on_any_unfinished(void *context, uint64_t life, struct bytes record)
+{
+    struct seen *seen = context;
+
+    assert_true(record.size > 0);
     seen->unfinished++;
     seen->life = life;
 }
@@ -776,6 +788,34 @@ static void nothing_it_says_of_itself_is_taken_damaged(void **state)
 
 /* A whole record at a place at which it would be swept too early, or under a life that is another's: it cannot have
  * been put there. */
+/* Puts the record of one life under another. The store is closed then. */
+static void copy_unfinished(struct world *world, uint64_t from, uint64_t to)
+{
+    struct store_facts facts;
+    struct tables_state state;
+    struct store_error error;
+    struct tables tables;
+    uint8_t record[RECORD_BYTES_MAX];
+    MDB_val key = {sizeof from, &from}, value;
+    MDB_txn *txn;
+    char path[160];
+
+    store_close(world->store);
+    world->store = NULL;
+    snprintf(path, sizeof path, "%s/store", world->data);
+    assert_true(tables_open(&tables, path, 1 << 24, false, &error));
+    assert_true(tables_read_facts(&tables, &facts, &state, &error));
+    assert_int_equal(mdb_txn_begin(tables.env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_get(txn, tables.unfinished, &key, &value), 0);
+    memcpy(record, value.mv_data, value.mv_size);
+    key.mv_data = &to;
+    value.mv_data = record;
+    assert_int_equal(mdb_put(txn, tables.unfinished, &key, &value, 0), 0);
+    assert_int_equal(tables_put_state(&tables, txn, &state), 0);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+    tables_close(&tables);
+}
+
 static void what_lies_at_a_wrong_place_is_damage(void **state)
 {
     struct world *world = *state;
@@ -804,11 +844,10 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     world->accept_loss = false;
     reopen(world);
     record = some_record(world->store, "another's");
-    const struct record own = record;
     append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
-    record.life -= 1;
-    append_under(world->store, STORE_PUT_UNFINISHED, &record, own.life, 0, NULL);
     commit(world);
+    copy_unfinished(world, record.life, record.life + 1);
+    reopen(world);
     assert_false(load(world, &seen, &error));
     assert_int_equal(error.exit_code, 65);
     assert_non_null(strstr(error.message, "unfinished"));
@@ -818,7 +857,8 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     fclose(out);
     world->accept_loss = true;
     reopen(world);
-    assert_int_equal(look(world).unfinished, 0);
+    assert_int_equal(look(world).unfinished, 1);
+    assert_int_equal(look(world).life, record.life);
 }
 
 static void a_new_store_needs_a_clock_that_is_set(void **state)
@@ -1261,7 +1301,8 @@ static void no_flipped_bit_makes_a_key_absent(void **state)
 
 /* ---- A workload of which every number tells its change ------------------------------------------- */
 
-/* In turns of four numbers: a life begins with an input, has a checkpoint, finishes with a body; then a life begins
+/* In turns of four numbers: a life begins with an input, has a checkpoint, finishes with a body, each on the record
+ * before, whichever daemon and batch that was in; then a life begins
  * that stays, or the one of the turn before goes. */
 enum { TURN = 4, SIZE_MAX_OF_WORK = 9000 };
 
@@ -1285,31 +1326,56 @@ static struct record work_record(uint64_t life, uint64_t number)
                            .revision = number,
                            .attempt = 1,
                            .lease_ms = 1000,
-                           .begun_ms = 1};
+                           .begun_ms = life,
+                           .operation = bytes_of("work", 4),
+                           .owner = bytes_of("somebody", 8)};
+}
+
+/* What a turn's life has after its first change, or its second. */
+static struct record work_begun(uint64_t life, uint64_t number)
+{
+    struct record record = work_record(life, number);
+
+    record.input_bytes = work_size(life);
+    if (number > life)
+        record.checkpoint_bytes = work_size(number);
+    return record;
+}
+
+static void work_begin(struct world *world, uint64_t life, uint64_t number)
+{
+    const uint32_t size = work_size(number);
+    uint8_t *data = pattern(size, (unsigned)number);
+    const struct record record = work_begun(life, number), before = work_begun(life, life);
+    struct bytes values[BLOB_KINDS] = {{0}};
+
+    values[number == life ? BLOB_INPUT : BLOB_CHECKPOINT] = bytes_of(data, size);
+    append_on(world->store, STORE_PUT_UNFINISHED, &record, 0, values, number == life ? NULL : &before);
+    mem_free(data);
+}
+
+static void work_finish(struct world *world, uint64_t life, uint64_t number)
+{
+    const uint32_t size = work_size(number);
+    uint8_t *data = pattern(size, (unsigned)number);
+    const struct record before = work_begun(life, number - 1);
+    struct record done = finished(&before, world->store, 1900000000000);
+    const struct bytes values[BLOB_KINDS] = {[BLOB_BODY] = bytes_of(data, size)};
+
+    done.body_field_bytes = size;
+    append_on(world->store, STORE_FINISH, &done, work_place(world, number), values, &before);
+    mem_free(data);
 }
 
 static void work(struct world *world)
 {
     const uint64_t number = store_next_number(world->store), at = number - world->base, turn = at / TURN;
-    const uint32_t size = work_size(number);
-    uint8_t *data = pattern(size, (unsigned)number);
-    struct bytes values[BLOB_KINDS] = {{0}};
-    struct record record = work_record(number - at % TURN, number);
+    struct record record;
 
-    if (at % TURN == 0) {
-        record.input_bytes = size;
-        values[BLOB_INPUT] = bytes_of(data, size);
-        append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
-    } else if (at % TURN == 1) {
-        record.input_bytes = work_size(number - 1);
-        record.checkpoint_bytes = size;
-        values[BLOB_CHECKPOINT] = bytes_of(data, size);
-        append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
+    if (at % TURN < 2) {
+        work_begin(world, number - at % TURN, number);
     } else if (at % TURN == 2) {
-        struct record done = finished(&record, world->store, 1900000000000);
-        done.body_field_bytes = size;
-        values[BLOB_BODY] = bytes_of(data, size);
-        append(world->store, STORE_FINISH, &done, work_place(world, number), values);
+        work_finish(world, number - 2, number);
     } else if (turn % 2 == 0) {
         record = work_record(number, number);
         append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
@@ -1317,7 +1383,6 @@ static void work(struct world *world)
         record = work_record(number - TURN, number);
         append(world->store, STORE_REMOVE_UNFINISHED, &record, 0, NULL);
     }
-    mem_free(data);
 }
 
 static void assert_value(struct world *world, uint64_t key, enum blob_kind kind, uint64_t number)
@@ -1654,6 +1719,119 @@ static void damage_in_the_log(void **state)
     assert_int_equal(store_durable_number(world->store), first + 59);
 }
 
+/* Copies of the store's two files, to be put back. */
+static void put_back(struct world *world, const struct file files[2])
+{
+    (void)world;
+    for (int i = 0; i < 2; i++)
+        write_file(&files[i]);
+}
+
+static struct file read_log(struct world *world)
+{
+    enum { USED_BYTES = 64 * 1024 };
+    struct file file = {.size = USED_BYTES, .data = mem_alloc(USED_BYTES)};
+
+    snprintf(file.path, sizeof file.path, "%s/store/log.0", world->data);
+    FILE *from = fopen(file.path, "rb");
+    assert_non_null(from);
+    assert_int_equal(fread(file.data, 1, file.size, from), file.size);
+    fclose(from);
+    return file;
+}
+
+/* What a start made of a damaged log: each record is what the workload gave it, or says of itself that it is damaged.
+ * Returns how many do. */
+static uint32_t damaged_of_work(struct world *world, uint64_t count)
+{
+    uint32_t damaged = 0;
+
+    for (uint64_t at = 2; at < count; at += TURN) {
+        const uint64_t number = world->base + at;
+        struct bytes bytes;
+        struct record record;
+        if (store_read_finished(world->store, work_place(world, number), &bytes) != STORE_FOUND)
+            continue;
+        const enum record_check check = record_decode(bytes, &record);
+        assert_int_not_equal(check, RECORD_BAD_HEAD);
+        assert_int_equal(record.hash, 77);
+        assert_int_equal(record.life, number - 2);
+        assert_int_equal(record.expires_ms, 1900000000000);
+        damaged += check != RECORD_GOOD;
+        if (check != RECORD_GOOD)
+            continue;
+        assert_int_equal(record.revision, number);
+        assert_int_equal(record.begun_ms, number - 2);
+        assert_true(bytes_equal(record.owner, bytes_of("somebody", 8)));
+        assert_int_equal(record.body_field_bytes, work_size(number));
+    }
+    store_end_turn(world->store);
+    return damaged;
+}
+
+/* A batch's bytes, each damaged in turn, where changes of later batches count on the records in it, and later ones on
+ * theirs. */
+static void each_byte_of_what_others_count_on(void **state)
+{
+    enum { BATCHES = 4, CHANGES = BATCHES * 3 };
+    struct world *world = *state;
+    const struct store_options options = {.directory = world->data,
+                                          .quota_bytes = UINT64_C(1) << 33,
+                                          .accept_loss = true,
+                                          .wake = on_wake,
+                                          .wake_context = world};
+    struct store_error error;
+    struct batch_header header;
+    uint32_t damaged = 0, opened = 0;
+    FILE *out = tmpfile();
+
+    world->base = store_next_number(world->store);
+    store_close(world->store);
+    world->store = NULL;
+    const pid_t child = fork();
+    if (child == 0) {
+        reopen(world);
+        for (int i = 0; i < BATCHES; i++)
+            work_and_flush(world, CHANGES / BATCHES);
+        raise(SIGKILL);
+    }
+    waitpid(child, NULL, 0);
+    struct file tables = read_file(world), log = read_log(world);
+    for (size_t offset = 0, batch = 0; batch < BATCHES; batch++, offset += batch_padded_bytes(header.bytes)) {
+        batch_read_header(log.data + offset, &header);
+        assert_true(offset + header.bytes < log.size);
+        /* All of the header and of the first change, and something of each value behind it. */
+        for (size_t at = 0; at < header.bytes; at += at < 200 ? 3 : 977) {
+            put_back(world, (struct file[2]){tables, log});
+            flip_in_log(world, (long)(offset + at));
+            world->store = try_open(world, UINT64_C(1) << 33, &error);
+            assert_int_equal(world->store == NULL, batch < BATCHES - 1);
+            if (!world->store) {
+                assert_int_equal(error.exit_code, 65);
+                assert_int_equal(check_data(world->data, out), 65);
+                world->store = store_open(&options, &error);
+                assert_non_null(world->store);
+            }
+            damaged += damaged_of_work(world, CHANGES);
+            store_close(world->store);
+            /* What is known to be damaged does not keep the store from opening. */
+            world->store = NULL;
+            reopen(world);
+            struct seen seen = {0};
+            const struct store_visitor visitor = {on_any_unfinished, on_finished, &seen};
+            assert_true(store_load(world->store, &visitor, &error));
+            store_close(world->store);
+            world->store = NULL;
+            opened++;
+        }
+    }
+    assert_true(damaged > 0 && opened > 100);
+    mem_free(tables.data);
+    mem_free(log.data);
+    fclose(out);
+    reopen(world);
+}
+
 /* More than is brought in at once: in parts, of which each may be the last before a kill. */
 static void much_to_recover(void **state)
 {
@@ -1944,6 +2122,7 @@ int main(void)
         STORE_TEST(applied_when_large),
         STORE_TEST(closing_applies),
         STORE_TEST(damage_in_the_log),
+        STORE_TEST(each_byte_of_what_others_count_on),
         STORE_TEST(much_to_recover),
         SIM_TEST(a_failed_flush),
         SIM_TEST(no_room_in_the_log),
