@@ -36,6 +36,7 @@ enum {
     SPARES_MAX = 64,                          /* batches whose memory is kept, */
     SPARE_BYTES_MAX = 512 * 1024,             /* where it is no more than this */
     APPLY_BYTES = 4 * 1024 * 1024,            /* the tail is applied when it takes so much, */
+    LATE_BYTES = 4 * APPLY_BYTES,             /* without rests where it takes so much */
     APPLY_MS = 5 * 1000,                      /* or is so old */
     SLOT_AGAIN_MS = 1000,                     /* where there was none to be had */
     TIDY_BYTES = 1024 * 1024,                 /* a tail of so much leaves memory to be given back */
@@ -610,6 +611,7 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
     if (sweep_s && !applying->apply.swept)
         applying->apply.swept = mem_alloc(APPLY_SWEPT_MAX * sizeof *applying->apply.swept);
     applying->any = due || sweep_s;
+    applying->apply.gentle = store->tail_bytes < LATE_BYTES;
     applying->apply.batches = applying->batches;
     applying->apply.batch_count = store->applying_count;
     applying->apply.sweep_s = sweep_s;
