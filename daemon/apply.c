@@ -7,8 +7,9 @@
  * written. In order of their keys records are appended, and pages written full. Nothing is swept by the transaction
  * that brings it: who was told of it has to know first where it is.
  *
- * It may take milliseconds, and a thread that wakes on the same processor - the one that flushes the log - can wait until
- * the next tick of the kernel before this one is stopped, whatever its nice value. So, unless it is late, it rests. */
+ * It may take milliseconds, and a thread that wakes on the same processor - the one that flushes the log - can wait
+ * until the next tick of the kernel before this one is stopped, whatever its nice value. So, unless it is late, it
+ * rests. */
 #include "daemon/apply.h"
 
 #include <assert.h>
