@@ -5,12 +5,17 @@
  *
  * Of an operation that began and finished within the batches only the finished record is written. In order of their
  * keys records are appended, and pages written full. Nothing is swept by the transaction that brings it: who was told
- * of it has to know first where it is. */
+ * of it has to know first where it is.
+ *
+ * It may take milliseconds, and a thread that wakes on the same processor - the one that flushes the log - can wait
+ * until the next tick of the kernel before this one is stopped, whatever its nice value. So, unless it is late, it
+ * rests. */
 #include "daemon/apply.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "daemon/logging.h"
 #include "daemon/memory.h"
@@ -20,6 +25,9 @@ enum {
     /* A sweep's slice: about 512 pages, of which a chunk takes one and eight records another. */
     SWEEP_COST_MAX = APPLY_SWEPT_MAX,
     SWEEP_CHUNK_COST = 8,
+    WORK_NS_MAX = 150 * 1000, /* at a stretch; then it rests */
+    REST_NS = 50 * 1000,      /* long enough to be off the processor; the kernel makes 0.1 ms of it */
+    STEPS_A_LOOK = 8,         /* at the clock */
 };
 
 struct applying {
@@ -29,12 +37,30 @@ struct applying {
     MDB_cursor *chunks, *finished, *unfinished;
     struct merge merge;
     struct order *order;
+    uint32_t steps;     /* since the clock was read */
+    uint64_t rested_ns; /* when it last rested */
 };
 
 struct order {
     uint64_t key;
     uint32_t at;
 };
+
+/* ---- Resting ----------------------------------------------------------------------- */
+
+/* After each step of the work. */
+static void step(struct applying *applying)
+{
+    const struct timespec rest = {.tv_nsec = REST_NS};
+
+    if (!applying->apply->gentle || ++applying->steps < STEPS_A_LOOK)
+        return;
+    applying->steps = 0;
+    if (clock_read_ns() - applying->rested_ns < WORK_NS_MAX)
+        return;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &rest, NULL);
+    applying->rested_ns = clock_read_ns();
+}
 
 /* ---- Applying ---------------------------------------------------------------------------- */
 
@@ -156,18 +182,35 @@ static int put_all(struct applying *applying, enum store_change_kind kind, MDB_c
         return 0;
     qsort(applying->order, count, sizeof *applying->order, by_key);
     code = last_key(cursor, &last);
-    for (uint32_t i = 0; i < count && code == 0; i++)
+    for (uint32_t i = 0; i < count && code == 0; i++) {
         code = put(applying, &applying->merge.merged[applying->order[i].at], &last);
+        step(applying);
+    }
+    return code;
+}
+
+static int merge_all(struct applying *applying)
+{
+    const struct apply *apply = applying->apply;
+    int code = 0;
+
+    for (uint32_t i = 0; i < apply->batch_count && code == 0; i++) {
+        code = merge_batches(&applying->merge, &apply->batches[i], 1);
+        applying->steps += STEPS_A_LOOK; /* a batch is many */
+        step(applying);
+    }
     return code;
 }
 
 static int put_changes(struct applying *applying)
 {
     const struct merge *merge = &applying->merge;
-    int code = merge_batches(&applying->merge, applying->apply->batches, applying->apply->batch_count);
+    int code = merge_all(applying);
 
-    for (uint32_t at = 0; at < merge->count && code == 0; at++)
+    for (uint32_t at = 0; at < merge->count && code == 0; at++) {
         code = remove_what_goes(applying, &merge->merged[at]);
+        step(applying);
+    }
     applying->order = mem_alloc(merge->count * sizeof *applying->order);
     if (code == 0)
         code = put_all(applying, STORE_PUT_UNFINISHED, applying->unfinished, put_unfinished);
@@ -196,6 +239,7 @@ static int sweep_records(struct applying *applying)
         apply->swept[apply->swept_count++] = (struct store_swept){head.hash, place};
         if ((code = mdb_cursor_del(applying->finished, 0)) != 0)
             return code;
+        step(applying);
         code = mdb_cursor_get(applying->finished, &key, &value, MDB_FIRST);
     }
     return code == MDB_NOTFOUND ? 0 : code;
@@ -219,6 +263,7 @@ static int sweep_chunks(struct applying *applying)
             return 0;
         if ((code = mdb_cursor_del(applying->chunks, 0)) != 0)
             return code;
+        step(applying);
         tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
         key = (MDB_val){sizeof bytes, bytes};
         code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
@@ -270,7 +315,7 @@ static void next_state(const struct apply *apply, struct tables_state *state)
 
 int apply(struct apply *apply)
 {
-    struct applying applying = {.apply = apply, .tables = apply->tables};
+    struct applying applying = {.apply = apply, .tables = apply->tables, .rested_ns = clock_read_ns()};
     struct tables_state state;
     int code = mdb_txn_begin(apply->tables->env, NULL, 0, &applying.txn);
 

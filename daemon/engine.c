@@ -12,10 +12,14 @@
 enum {
     HEARTBEAT_MS = 1000,      /* while leases run the loop turns at least so often, so that a stall is noticed */
     LEASE_ENDS_A_TURN = 4096, /* the rest ends in the next turns: late is allowed, and the batch stays small */
-    HAND_OVERS_A_TURN = 1024, /* of what was applied, */
-    SWEPT_A_TURN = 4096,      /* and of what was swept: the rest in the next turns */
-    SWEPT_AHEAD = 8,          /* whose places in the index are fetched while others are taken */
-    TOUCH_MS = 60 * 1000,     /* the retention clock is stored at least so often while there are calls */
+    /* Of what was applied, and of what was swept, a turn takes over so much, and so much for each call that was decided
+     * since the last: no call adds more than one operation, so this keeps up, and a short turn stays short. */
+    HAND_OVERS_A_TURN = 64,
+    HAND_OVERS_A_CALL = 2,
+    SWEPT_A_TURN = 256,
+    SWEPT_A_CALL = 4,
+    SWEPT_AHEAD = 8,      /* whose places in the index are fetched while others are taken */
+    TOUCH_MS = 60 * 1000, /* the retention clock is stored at least so often while there are calls */
 };
 
 /* ---- Opening ---------------------------------------------------------------------- */
@@ -176,6 +180,7 @@ void engine_call(struct engine *engine, struct party *party, uint64_t request, s
     const struct asker asker = {.party = party, .request = request, .call = call, .deadline_ms = deadline_ms};
 
     engine->called = true;
+    engine->calls++;
     if (now->boot_ms >= deadline_ms) {
         decide_refuse(engine, &asker, CODE_DEADLINE_EXCEEDED, "TIMEOUT", "timeout_ms",
                       "timeout_ms passed before the call was decided; it had no effect");
@@ -289,10 +294,10 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Takes what is no more from the index, a part a turn. */
-static void take_swept(struct engine *engine)
+/* Takes what is no more from the index, at most so much. */
+static void take_swept(struct engine *engine, uint32_t most)
 {
-    for (uint32_t i = 0; i < SWEPT_A_TURN && engine->swept_count > 0; i++) {
+    for (uint32_t i = 0; i < most && engine->swept_count > 0; i++) {
         if (engine->swept_count > SWEPT_AHEAD)
             index_prefetch(engine->index, engine->swept[SWEPT_AHEAD].hash);
         if (index_remove(engine->index, engine->swept->hash, engine->swept->place))
@@ -305,10 +310,13 @@ static void take_swept(struct engine *engine)
 /* What was applied is taken over in parts, so that no turn is long. False: all of it is. */
 static bool take_applied(struct engine *engine)
 {
+    const uint32_t calls = engine->calls;
+
+    engine->calls = 0;
     /* A record is in the index before its sweeping takes it from there. */
-    if (operation_hand_over(engine, HAND_OVERS_A_TURN))
+    if (operation_hand_over(engine, HAND_OVERS_A_TURN + calls * HAND_OVERS_A_CALL))
         return true;
-    take_swept(engine);
+    take_swept(engine, SWEPT_A_TURN + calls * SWEPT_A_CALL);
     return engine->swept_count > 0;
 }
 

@@ -115,6 +115,7 @@ struct engine {
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
     uint64_t committed_ms; /* boot time of the last batch handed over */
     bool called;           /* since then */
+    uint32_t calls;        /* in this turn */
 };
 
 /* Where a call found its operation. */

@@ -36,9 +36,14 @@ enum {
     SPARES_MAX = 64,                          /* batches whose memory is kept, */
     SPARE_BYTES_MAX = 512 * 1024,             /* where it is no more than this */
     APPLY_BYTES = 4 * 1024 * 1024,            /* the tail is applied when it takes so much, */
+    LATE_BYTES = 4 * APPLY_BYTES,             /* without rests where it takes so much */
     APPLY_MS = 5 * 1000,                      /* or is so old */
-    SLOT_AGAIN_MS = 1000,                     /* where there was none to be had */
-    TIDY_BYTES = 1024 * 1024,                 /* a tail of so much leaves memory to be given back */
+    /* What may go comes by the million at a time, since places are rounded: slices are put off so long, unless the
+     * tail is applied, or the first is overdue. 200,000 records a second. */
+    SWEEP_EVERY_MS = 20,
+    SWEEP_LATE_S = 2,
+    SLOT_AGAIN_MS = 1000,         /* where there was none to be had */
+    TIDY_BYTES = 1024 * 1024,     /* a tail of so much leaves memory to be given back */
     WORTHWHILE_BYTES = 32 * 1024, /* of a batch: what its padding wastes is little, and it is for the writer */
     /* A batch is flushed on the loop where it is small, */
     INLINE_CHANGES = 64,
@@ -97,6 +102,7 @@ struct store {
     uint64_t tail_bytes;
     uint64_t tail_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
     bool untidy;            /* a large tail went, and its memory may still be here */
+    uint64_t sweep_next_ms; /* boot time before which no slice is swept alone */
     uint64_t slot_again_ms; /* boot time before which no slot is asked for, where there was none */
 
     MDB_txn *reader; /* of the loop */
@@ -581,6 +587,11 @@ bool store_applying(const struct store *store)
     return worker_busy(&store->applier);
 }
 
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Has the tail grown, is it old, or does the log need the room? */
 static bool tail_due(struct store *store, uint64_t boot_ms)
 {
@@ -604,33 +615,54 @@ static void give_tail(struct store *store)
     store->tail_since_ms = 0;
 }
 
-uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
+static void give_applier(struct store *store, bool due, uint64_t sweep_s)
 {
     struct applying *applying = &store->applying;
-    const bool due = tail_due(store, boot_ms);
-    const bool slot = (!store->no_slot || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
 
-    assert(!worker_busy(&store->applier));
-    applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store->in_flight;
-    if (!due && !sweep_s && !slot && !applying->tidy)
-        return store->tail_count ? store->tail_since_ms + APPLY_MS : UINT64_MAX;
-    if (slot)
-        store->slot_again_ms = boot_ms + SLOT_AGAIN_MS;
-    if (applying->tidy) {
-        store->untidy = false;
-        drop_spares(store);
-    }
     store->applying_count = 0;
     if (due)
         give_tail(store);
     if (sweep_s && !applying->apply.swept)
         applying->apply.swept = mem_alloc(APPLY_SWEPT_MAX * sizeof *applying->apply.swept);
     applying->any = due || sweep_s;
+    applying->apply.gentle = store->tail_bytes < LATE_BYTES;
     applying->apply.batches = applying->batches;
     applying->apply.batch_count = store->applying_count;
     applying->apply.sweep_s = sweep_s;
     applying->apply.swept_count = 0;
     worker_give(&store->applier);
+}
+
+/* A slice alone costs a commit. */
+static bool put_off_sweep(const struct store *store, uint64_t sweep_s, uint64_t boot_ms)
+{
+    return boot_ms < store->sweep_next_ms && sweep_s < store_place_seconds(store->first_place) + SWEEP_LATE_S;
+}
+
+uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
+{
+    struct applying *applying = &store->applying;
+    const bool due = tail_due(store, boot_ms);
+    const bool slot = (!store->no_slot || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
+    uint64_t next_ms = UINT64_MAX;
+
+    assert(!worker_busy(&store->applier));
+    if (sweep_s && !due && put_off_sweep(store, sweep_s, boot_ms)) {
+        next_ms = store->sweep_next_ms;
+        sweep_s = 0;
+    }
+    applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store->in_flight;
+    if (!due && !sweep_s && !slot && !applying->tidy)
+        return store->tail_count ? earlier(next_ms, store->tail_since_ms + APPLY_MS) : next_ms;
+    if (slot)
+        store->slot_again_ms = boot_ms + SLOT_AGAIN_MS;
+    if (applying->tidy) {
+        store->untidy = false;
+        drop_spares(store);
+    }
+    if (sweep_s)
+        store->sweep_next_ms = boot_ms + SWEEP_EVERY_MS;
+    give_applier(store, due, sweep_s);
     return UINT64_MAX;
 }
 

@@ -497,6 +497,29 @@ static void sweeping(void **state)
     mem_free(out);
 }
 
+/* Slices by themselves are a while apart, unless the first is overdue. */
+static void sweeping_is_spread(void **state)
+{
+    enum { EVERY_MS = 20, SLICE = 4096 };
+    struct world *world = *state;
+
+    for (uint32_t i = 0; i < 4 * SLICE; i++) {
+        struct record record = some_record(world->store, "k");
+        struct record done = finished(&record, world->store, 1800000000000);
+        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+    }
+    commit(world);
+    const uint64_t now_ms = world->boot_ms + 1000;
+    assert_int_equal(store_apply(world->store, 1800000000, now_ms), UINT64_MAX);
+    assert_int_equal(wait_event(world).swept_count, SLICE);
+    assert_int_equal(store_apply(world->store, 1800000001, now_ms + 1), now_ms + EVERY_MS);
+    assert_false(store_applying(world->store));
+    assert_int_equal(store_apply(world->store, 1800000001, now_ms + EVERY_MS), UINT64_MAX);
+    assert_int_equal(wait_event(world).swept_count, SLICE);
+    assert_int_equal(store_apply(world->store, 1800000002, now_ms + EVERY_MS), UINT64_MAX);
+    assert_int_equal(wait_event(world).swept_count, SLICE);
+}
+
 static bool count_visits(void *context, uint64_t place, struct bytes record)
 {
     uint32_t *left = context;
@@ -2097,6 +2120,7 @@ int main(void)
         STORE_TEST(a_life),
         STORE_TEST(places),
         STORE_TEST(sweeping),
+        STORE_TEST(sweeping_is_spread),
         STORE_TEST(listing),
         STORE_TEST(quota),
         STORE_TEST(who_may_open),
