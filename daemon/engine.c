@@ -356,7 +356,7 @@ static void submit(struct engine *engine, const struct now *now, const struct cl
 
 void engine_hand_over(struct engine *engine, const struct now *now, const struct clock_mark *mark)
 {
-    if (store_worthwhile(engine->store))
+    if (store_worthwhile(engine->store) && store_ready(engine->store))
         hand_over(engine, now, mark);
 }
 

@@ -141,9 +141,12 @@ static struct clock_mark mark_of_now(const struct server *server)
 static void between_reads(void *context)
 {
     struct server *server = context;
-    const bool flushed = store_flushed(server->store) && poll_store(server);
-    const struct clock_mark mark = mark_of_now(server);
+    bool flushed;
 
+    if (!store_worthwhile(server->store))
+        return;
+    flushed = store_flushed(server->store) && poll_store(server);
+    const struct clock_mark mark = mark_of_now(server);
     service_hand_over(server->service, &server->now, &mark);
     if (flushed)
         conns_send(&server->conns);

@@ -546,7 +546,7 @@ bool store_ready(const struct store *store)
 
 bool store_worthwhile(const struct store *store)
 {
-    return store_pending(store) && store_ready(store);
+    return store_pending(store);
 }
 
 size_t store_backlog_bytes(const struct store *store)
