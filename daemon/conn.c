@@ -202,7 +202,10 @@ static bool send_out(struct conn *conn)
     while (conn->out) {
         struct iovec parts[PIECES_A_SEND];
         const struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)gather(conn, parts)};
-        const ssize_t size = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+        /* Mostly there is one part, and the kernel has less to look at. */
+        const ssize_t size = message.msg_iovlen == 1 ? send(conn->fd, parts[0].iov_base, parts[0].iov_len, flags)
+                                                     : sendmsg(conn->fd, &message, flags);
 
         if (size >= 0)
             sent(conn, (size_t)size);
