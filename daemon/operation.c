@@ -2,28 +2,13 @@
  *
  * An operation is entered into the lists of its state and left out of them again at each change of state or grant; what
  * it is, is its encoded record, replaced whole at each stored change. It stays in memory until the batch that finished
- * it is in the tables; then its index entry says where the record lies, and it goes.
- *
- * An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.
- */
+ * it is in the tables; then its index entry says where the record lies, and it goes. */
 #include "daemon/operation.h"
 
 #include <assert.h>
 #include <xxhash.h>
 
 #include "daemon/memory.h"
-
-#define IN_MEMORY (1ull << 63)
-
-static uint64_t entry_of(const struct operation *operation)
-{
-    return IN_MEMORY | (uint64_t)(uintptr_t)operation;
-}
-
-static struct operation *at_entry(uint64_t entry)
-{
-    return (struct operation *)(uintptr_t)(entry & ~IN_MEMORY);
-}
 
 uint32_t operation_tag(struct bytes operation)
 {
@@ -302,7 +287,7 @@ static struct operation *make(struct engine *engine, uint64_t hash, uint64_t lif
 
     operation->hash = hash;
     operation->life = life;
-    index_add(engine->index, hash, entry_of(operation));
+    index_add(engine->index, hash, operation_entry(operation));
     lives_append(&engine->lives, operation);
     return operation;
 }
@@ -328,7 +313,7 @@ static void forget(struct engine *engine, struct operation *operation)
 void operation_free_absent(struct engine *engine, struct operation *operation)
 {
     assert(operation->state == RECORD_ABSENT);
-    const bool was_there = index_remove(engine->index, operation->hash, entry_of(operation));
+    const bool was_there = index_remove(engine->index, operation->hash, operation_entry(operation));
     assert(was_there);
     forget(engine, operation);
 }
@@ -356,131 +341,6 @@ void operation_enter_loaded(struct engine *engine, struct operation *operation)
     if (!operation->damaged)
         operation_read(operation, &record);
     enter(engine, operation, &record);
-}
-
-/* ---- Finding several ------------------------------------------------------------------ */
-
-static void prefetch(const void *start, size_t size)
-{
-    enum { LINE_BYTES = 64 };
-
-    for (size_t at = 0; at < size; at += LINE_BYTES)
-        __builtin_prefetch((const uint8_t *)start + at);
-}
-
-static enum store_read read_finished(struct engine *engine, uint64_t place, struct bytes *record)
-{
-    const uint64_t began_ns = durations_sampled_begin(engine->options.cold_reads);
-    const enum store_read read = store_read_finished(engine->store, place, record);
-
-    durations_sampled_end(engine->options.cold_reads, began_ns);
-    return read;
-}
-
-static void expect_stored(struct engine *engine, uint64_t place)
-{
-    struct expected *expected = &engine->expected[engine->expected_count++];
-
-    *expected = (struct expected){.place = place};
-    expected->read = read_finished(engine, place, &expected->record);
-    prefetch(expected->record.data, expected->record.size);
-}
-
-/* As read_finished, of what may have been expected. */
-static enum store_read read_expected(struct engine *engine, uint64_t place, struct bytes *record)
-{
-    for (unsigned i = 0; i < engine->expected_count; i++)
-        if (engine->expected[i].place == place) {
-            *record = engine->expected[i].record;
-            return engine->expected[i].read;
-        }
-    return read_finished(engine, place, record);
-}
-
-void operation_expect(struct engine *engine, const uint64_t *hashes, unsigned count)
-{
-    const struct operation *operations[EXPECTED_MAX];
-    unsigned found = 0;
-
-    assert(count <= EXPECTED_MAX);
-    engine->expected_count = 0;
-    for (unsigned i = 0; i < count; i++)
-        index_prefetch(engine->index, hashes[i]);
-    for (unsigned i = 0; i < count; i++) {
-        struct index_cursor cursor = {0};
-        const uint64_t entry = index_find(engine->index, hashes[i], &cursor);
-        if (entry & IN_MEMORY) {
-            operations[found++] = at_entry(entry);
-            prefetch(at_entry(entry), sizeof(struct operation));
-        } else if (entry) {
-            expect_stored(engine, entry);
-        }
-    }
-    for (unsigned i = 0; i < found; i++)
-        prefetch(operations[i]->record, operations[i]->record_bytes);
-}
-
-/* ---- Finding ------------------------------------------------------------------------- */
-
-static bool same_identity(const struct identity *a, const struct identity *b)
-{
-    return bytes_equal(a->namespace, b->namespace) && bytes_equal(a->caller, b->caller) && bytes_equal(a->key, b->key);
-}
-
-static bool find_in_memory(struct operation *operation, const struct identity *id, uint64_t hash, const struct now *now,
-                           struct found *found)
-{
-    if (operation->hash != hash || operation->state == RECORD_ABSENT)
-        return false;
-    if (operation->damaged) {
-        found->damaged = true;
-        found->record = (struct record){.life = operation->life};
-    } else {
-        operation_read(operation, &found->record);
-        if (!same_identity(&found->record.id, id) || rules_expired(&found->record, now))
-            return false;
-        found->there = true;
-    }
-    found->operation = operation;
-    return true;
-}
-
-static bool find_in_store(struct engine *engine, uint64_t place, const struct identity *id, uint64_t hash,
-                          const struct now *now, struct found *found)
-{
-    struct bytes data = {0};
-
-    /* A place is never before the exact end, so this is over without a look; it may be swept already. */
-    if (store_place_seconds(place) <= now->retention_ms / 1000)
-        return false;
-    const enum store_read read = read_expected(engine, place, &data);
-    const enum record_check check = read == STORE_FOUND ? record_decode(data, &found->record) : RECORD_BAD_HEAD;
-    if (check != RECORD_BAD_HEAD && (found->record.hash != hash || rules_expired(&found->record, now)))
-        return false;
-    if (check == RECORD_GOOD && !same_identity(&found->record.id, id))
-        return false;
-    if (check == RECORD_BAD_HEAD) /* whose it is, nobody knows: all that come here must not think it absent */
-        found->record = (struct record){0};
-    found->damaged = check != RECORD_GOOD;
-    found->there = !found->damaged;
-    found->place = place;
-    return true;
-}
-
-void operation_find(struct engine *engine, const struct identity *id, uint64_t hash, const struct now *now,
-                    struct found *found)
-{
-    struct index_cursor cursor = {0};
-    uint64_t entry;
-
-    found->operation = NULL;
-    found->place = 0;
-    found->there = found->damaged = false;
-    while ((entry = index_find(engine->index, hash, &cursor))) {
-        if (entry & IN_MEMORY ? find_in_memory(at_entry(entry), id, hash, now, found)
-                              : find_in_store(engine, entry, id, hash, now, found))
-            return;
-    }
 }
 
 /* ---- Changing -------------------------------------------------------------------------- */
@@ -770,7 +630,7 @@ static uint64_t *replays_slot(struct engine *engine, uint64_t place, bool take)
 /* Its record can be read from the store: the index says where, and the operation goes. */
 static void hand_over(struct engine *engine, struct operation *operation)
 {
-    const bool was_there = index_replace(engine->index, operation->hash, entry_of(operation), operation->place);
+    const bool was_there = index_replace(engine->index, operation->hash, operation_entry(operation), operation->place);
 
     assert(was_there);
     if (operation->replays)
@@ -806,17 +666,6 @@ bool operation_hand_over(struct engine *engine, uint32_t most)
             hand_over(engine, operation);
     }
     return true;
-}
-
-bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t place)
-{
-    struct index_cursor cursor = {0};
-    uint64_t entry;
-
-    while ((entry = index_find(engine->index, hash, &cursor)))
-        if (entry == place)
-            return true;
-    return false;
 }
 
 uint64_t operation_count_replay(struct engine *engine, const struct found *found)

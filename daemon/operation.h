@@ -118,6 +118,25 @@ struct engine {
     uint32_t calls;        /* in this turn */
 };
 
+/* An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.
+ */
+#define OPERATION_IN_MEMORY (1ull << 63)
+
+static inline uint64_t operation_entry(const struct operation *operation)
+{
+    return OPERATION_IN_MEMORY | (uint64_t)(uintptr_t)operation;
+}
+
+static inline bool operation_is_entry(uint64_t entry)
+{
+    return entry & OPERATION_IN_MEMORY;
+}
+
+static inline struct operation *operation_at_entry(uint64_t entry)
+{
+    return (struct operation *)(uintptr_t)(entry & ~OPERATION_IN_MEMORY);
+}
+
 /* Where a call found its operation. */
 struct found {
     struct operation *operation; /* in memory, or NULL */

@@ -29,12 +29,12 @@ void worker_stop(struct worker *worker);
 /* The job is run: until worker_take says true it is the thread's. Not while busy. */
 void worker_give(struct worker *worker);
 /* It is done: once for each. Without a lock or a system call. */
-/* It has, and worker_take will say so. */
+bool worker_take(struct worker *worker);
+/* It is, and worker_take will say so. */
 static inline bool worker_done(const struct worker *worker)
 {
     return atomic_load_explicit(&worker->done, memory_order_relaxed);
 }
-bool worker_take(struct worker *worker);
 static inline bool worker_busy(const struct worker *worker)
 {
     return worker->busy;
