@@ -124,7 +124,7 @@ void operation_find(struct engine *engine, const struct identity *id, uint64_t h
     found->there = found->damaged = false;
     while ((entry = index_find(engine->index, hash, &cursor))) {
         if (operation_is_entry(entry) ? find_in_memory(operation_at_entry(entry), id, hash, now, found)
-                              : find_in_store(engine, entry, id, hash, now, found))
+                                      : find_in_store(engine, entry, id, hash, now, found))
             return;
     }
 }
