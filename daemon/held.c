@@ -9,7 +9,7 @@
 
 enum {
     BLOCK_BYTES = 32 * 1024,
-    SPARES_MAX = 16, /* blocks that are kept for the next answers */
+    SPARES_MAX = 8, /* blocks that are kept for the next answers */
 };
 
 struct held {

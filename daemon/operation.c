@@ -65,6 +65,8 @@ static bool unflushed(const struct operation *operation)
     return operation->stage == STAGE_OPEN || operation->stage == STAGE_FLIGHT;
 }
 
+enum { LIVES_LEAST = 4096 };
+
 static void lives_squeeze(struct lives *lives)
 {
     uint32_t kept = 0;
@@ -74,6 +76,11 @@ static void lives_squeeze(struct lives *lives)
             lives->at[kept++] = lives->at[i];
     lives->count = kept;
     lives->holes = 0;
+    /* What a busy minute took is given back. */
+    if (lives->capacity > LIVES_LEAST && kept < lives->capacity / 8) {
+        lives->capacity /= 4;
+        lives->at = mem_resize(lives->at, lives->capacity * sizeof *lives->at);
+    }
 }
 
 static void lives_append(struct lives *lives, struct operation *operation)

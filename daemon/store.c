@@ -35,7 +35,7 @@ enum {
     APPLIER_NICE = 10,                        /* nobody waits for the tables */
     SPARES_MAX = 64,                          /* batches whose memory is kept, */
     SPARE_BYTES_MAX = 512 * 1024,             /* where it is no more than this */
-    APPLY_BYTES = 4 * 1024 * 1024,            /* the tail is applied when it takes so much, */
+    APPLY_BYTES = 3 * 1024 * 1024,            /* the tail is applied when it takes so much, */
     LATE_BYTES = 4 * APPLY_BYTES,             /* without rests where it takes so much */
     APPLY_MS = 5 * 1000,                      /* or is so old */
     /* What may go comes by the million at a time, since places are rounded: slices are put off so long, unless the
