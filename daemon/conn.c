@@ -228,7 +228,7 @@ static bool can_decide(const struct conn *conn)
 {
     return conn->state == CONN_READING && !conn->conns->paused && !conn->conns->draining &&
            conn->conns->taken_bytes < TAKEN_BYTES_MAX && conn->session.open_calls < IDEM_OPEN_CALLS_MAX &&
-           conn->out_bytes + conn->session.held_bytes < OUT_BYTES_MAX;
+           conn->out_bytes + conn->session.held.bytes < OUT_BYTES_MAX;
 }
 
 static void set_in_capacity(struct conn *conn, uint32_t capacity)

@@ -5,7 +5,7 @@
 #include <stdalign.h>
 
 #include "daemon/memory.h"
-#include "daemon/service.h"
+#include "daemon/response.h"
 
 enum {
     BLOCK_BYTES = 32 * 1024,
@@ -13,9 +13,9 @@ enum {
 };
 
 struct held {
-    struct held *next;       /* in its queue */
-    struct session *session; /* NULL: the connection is gone */
-    struct held *session_previous, *session_next;
+    struct held *next;        /* in its queue */
+    struct held_owner *owner; /* NULL: it is gone */
+    struct held *owner_previous, *owner_next;
     uint64_t depends;
     struct slice tail; /* held */
     uint32_t head_bytes;
@@ -87,47 +87,47 @@ static struct held *allocate(struct held_answers *answers, struct held_queue *qu
 
 /* ---- Answers ------------------------------------------------------------------------ */
 
-void held_add(struct held_answers *answers, struct session *session, uint64_t depends, const struct response *response)
+void held_add(struct held_answers *answers, struct held_owner *owner, uint64_t depends, const struct response *response)
 {
     /* A batch in flight covers every number that was given before it was handed over. */
     struct held_queue *queue = depends <= answers->flight_end ? &answers->flight : &answers->open;
     struct held *held = allocate(answers, queue, response->head_bytes);
 
-    *held = (struct held){.session = session,
-                          .session_next = session->held,
+    *held = (struct held){.owner = owner,
+                          .owner_next = owner->first,
                           .depends = depends,
                           .tail = response->tail,
                           .head_bytes = response->head_bytes};
     memcpy(held->head, response->head, response->head_bytes);
     if (held->tail.blob)
         blob_hold(held->tail.blob);
-    if (session->held)
-        session->held->session_previous = held;
-    session->held = held;
-    session->held_bytes += held->head_bytes + held->tail.size;
+    if (owner->first)
+        owner->first->owner_previous = held;
+    owner->first = held;
+    owner->bytes += held->head_bytes + held->tail.size;
     answers->bytes += held->head_bytes + held->tail.size;
     *queue->last = held;
     queue->last = &held->next;
 }
 
-static void leave_session(struct held *held)
+static void leave_owner(struct held *held)
 {
-    struct session *session = held->session;
+    struct held_owner *owner = held->owner;
 
-    if (held->session_previous)
-        held->session_previous->session_next = held->session_next;
+    if (held->owner_previous)
+        held->owner_previous->owner_next = held->owner_next;
     else
-        session->held = held->session_next;
-    if (held->session_next)
-        held->session_next->session_previous = held->session_previous;
-    session->held_bytes -= held->head_bytes + held->tail.size;
-    held->session = NULL;
+        owner->first = held->owner_next;
+    if (held->owner_next)
+        held->owner_next->owner_previous = held->owner_previous;
+    owner->bytes -= held->head_bytes + held->tail.size;
+    held->owner = NULL;
 }
 
-void held_forget_session(struct session *session)
+void held_forget(struct held_owner *owner)
 {
-    while (session->held)
-        leave_session(session->held);
+    while (owner->first)
+        leave_owner(owner->first);
 }
 
 void held_submitted(struct held_answers *answers, uint64_t newest)
@@ -152,16 +152,16 @@ static void queue_end(struct held_answers *answers, struct held_queue *queue)
 }
 
 void held_release(struct held_answers *answers,
-                  void (*send)(void *context, struct session *session, uint64_t depends, const uint8_t *head,
+                  void (*send)(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
                                uint32_t head_bytes, struct slice tail),
                   void *context)
 {
     for (struct held *held = answers->flight.first; held; held = held->next) {
-        struct session *session = held->session;
-        if (!session)
+        struct held_owner *owner = held->owner;
+        if (!owner)
             continue;
-        leave_session(held);
-        send(context, session, held->depends, held->head, held->head_bytes, held->tail);
+        leave_owner(held);
+        send(context, owner, held->depends, held->head, held->head_bytes, held->tail);
     }
     queue_end(answers, &answers->flight);
 }

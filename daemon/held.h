@@ -6,11 +6,17 @@
 
 #include <stdint.h>
 
-#include "daemon/response.h"
+#include "daemon/bytes.h"
 
-struct session;
+struct response;
 struct held;
 struct held_block;
+
+/* Whose answers they are: embedded in a session. Start with {0}. */
+struct held_owner {
+    struct held *first;
+    uint64_t bytes;
+};
 
 struct held_queue {
     struct held *first, **last;
@@ -29,17 +35,18 @@ void held_open(struct held_answers *answers);
 /* Drops what is left. */
 void held_close(struct held_answers *answers);
 
-/* Keeps an answer to a session until the number it depends on is flushed. The head is copied, the tail's blob held. */
-void held_add(struct held_answers *answers, struct session *session, uint64_t depends, const struct response *response);
+/* Keeps an answer until the number it depends on is flushed. The head is copied, the tail's blob held. */
+void held_add(struct held_answers *answers, struct held_owner *owner, uint64_t depends,
+              const struct response *response);
 /* The open batch is in flight from now on; `newest` is its last number. What was in flight is released. */
 void held_submitted(struct held_answers *answers, uint64_t newest);
-/* What rests on the batch in flight goes out: `send` gets each answer whose session is still there. Views are valid
+/* What rests on the batch in flight goes out: `send` gets each answer whose owner is still there. Views are valid
  * until it returns; it must not hold another. */
 void held_release(struct held_answers *answers,
-                  void (*send)(void *context, struct session *session, uint64_t depends, const uint8_t *head,
+                  void (*send)(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
                                uint32_t head_bytes, struct slice tail),
                   void *context);
-/* The session is gone: what is held for it is not sent. */
-void held_forget_session(struct session *session);
+/* The owner is gone: what is held for it is not sent. */
+void held_forget(struct held_owner *owner);
 
 #endif

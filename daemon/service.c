@@ -8,11 +8,11 @@
 #include "daemon/service.h"
 
 #include <assert.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <sys/random.h>
 
 #include "daemon/arena.h"
-#include "daemon/held.h"
 #include "daemon/memory.h"
 #include "daemon/metrics.h"
 #include "daemon/request.h"
@@ -64,10 +64,11 @@ static void send_now(struct service *service, struct session *session, const uin
     outlet->send(outlet->context, session, head, head_bytes, tail);
 }
 
-static void on_release(void *context, struct session *session, uint64_t depends, const uint8_t *head,
+static void on_release(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
                        uint32_t head_bytes, struct slice tail)
 {
     struct service *service = context;
+    struct session *session = (struct session *)(void *)((char *)owner - offsetof(struct session, held));
 
     assert(depends <= store_durable_number(service->store));
     send_now(service, session, head, head_bytes, tail);
@@ -101,7 +102,7 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
 
     count_answer(service, reply);
     if (reply->depends > store_durable_number(service->store))
-        held_add(&service->held, session, reply->depends, &response);
+        held_add(&service->held, &session->held, reply->depends, &response);
     else
         send_now(service, session, response.head, response.head_bytes, response.tail);
     arena_rewind(service->arena, mark);
@@ -463,7 +464,7 @@ void service_session_close(struct session *session, const struct now *now)
     struct service *service = session->service;
 
     service_session_input_ended(session, now);
-    held_forget_session(session);
+    held_forget(&session->held);
     if (session->previous)
         session->previous->next = session->next;
     else

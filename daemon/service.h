@@ -8,10 +8,10 @@
 #include <stdint.h>
 
 #include "daemon/engine.h"
+#include "daemon/held.h"
 #include "daemon/store.h"
 
 struct service;
-struct held;
 
 /* Embedded in its owner; opened by service_session_open. */
 struct session {
@@ -19,9 +19,8 @@ struct session {
     struct service *service;
     uint64_t connection; /* HelloResponse.connection: never given twice */
     struct session *previous, *next;
-    struct held *held; /* answers that wait for the disk */
-    uint64_t held_bytes;
-    uint32_t open_calls; /* read and not yet answered */
+    struct held_owner held; /* answers that wait for the disk */
+    uint32_t open_calls;    /* read and not yet answered */
     bool greeted;
 };
 
