@@ -4,8 +4,9 @@
  * wait
  *
  * Everything after the sockets happens in one prepare callback, right before the loop waits again, so that no lease
- * ends before the Renew that is already in the socket, and batches and writes happen once a turn. Timers only wake the
- * loop. The store's thread wakes it through an async watcher.
+ * ends before the Renew that is already in the socket, and batches and writes happen once a turn - but for a large
+ * batch, which is not kept waiting for the end of it: between_reads. Timers only wake the loop. The store's threads
+ * wake it through an async watcher.
  *
  * A stall is the time by which a turn came later than planned, or lasted longer than it may: owners could not renew
  * then. */

@@ -10,7 +10,8 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -690,6 +691,8 @@ struct meanwhile {
     struct world *world;
     pthread_t thread;
     struct made made;
+    _Atomic pid_t tid; /* 0: not begun */
+    atomic_bool ended;
     bool began, had_room;
     int code;
     uint64_t first;
@@ -701,12 +704,29 @@ static void *append_meanwhile(void *context)
     struct meanwhile *meanwhile = context;
     struct batch batch = make_made(&meanwhile->made);
 
+    atomic_store(&meanwhile->tid, gettid());
     meanwhile->had_room = log_has_room(meanwhile->world->log, batch.bytes->size);
     if (meanwhile->had_room)
         meanwhile->code = log_append(meanwhile->world->log, batch.bytes->data);
     meanwhile->first = batch.first;
     blob_release(batch.bytes);
+    atomic_store(&meanwhile->ended, true);
     return NULL;
+}
+
+/* Is it waiting, for a mutex that is? proc(5): the state stands after the name, which is in parentheses. */
+static bool sleeps(pid_t tid)
+{
+    char path[64], text[128] = "";
+    FILE *file;
+
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
+    if (!(file = fopen(path, "r")))
+        return false;
+    if (!fgets(text, sizeof text, file))
+        text[0] = '\0';
+    fclose(file);
+    return strstr(text, ") S ");
 }
 
 static void on_cut(void *context, enum sim_call call)
@@ -718,7 +738,9 @@ static void on_cut(void *context, enum sim_call call)
     meanwhile->began = true;
     if (pthread_create(&meanwhile->thread, NULL, append_meanwhile, meanwhile) != 0)
         abort();
-    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* long enough to come in between, if it can */
+    /* It has come in between, or waits until it may. */
+    while (!atomic_load(&meanwhile->ended) && !(atomic_load(&meanwhile->tid) && sleeps(atomic_load(&meanwhile->tid))))
+        sched_yield();
 }
 
 static void cut_while_appending(void **state)
