@@ -1,6 +1,6 @@
 /* A line is built on the stack and leaves in one write, so that lines of several threads do not mix. Whatever is in a
- * value, what comes out is one line of valid UTF-8 (and of valid JSON): what is no UTF-8 becomes U+FFFD, and a pair
- * that finds no more room is left out whole. */
+ * value, what comes out is one line of valid UTF-8 (and of valid JSON) that a terminal may be shown: controls and the
+ * like are escaped, what is no UTF-8 becomes U+FFFD, and a pair that finds no more room is left out whole. */
 #include "daemon/logging.h"
 
 #include <stdarg.h>
@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "proto/text.h"
 
 enum { LINE_BYTES_MAX = 8192, VALUE_BYTES_MAX = 1024 };
 
@@ -57,45 +59,6 @@ static bool needs_quotes(const char *value)
     return false;
 }
 
-/* How many bytes the character at `at` has; 0 where it is none of UTF-8. Source: RFC 3629, section 4. */
-static size_t character_bytes(const unsigned char *at, const unsigned char *end)
-{
-    const unsigned char first = *at;
-    const size_t bytes = first < 0x80   ? 1
-                         : first < 0xc2 ? 0
-                         : first < 0xe0 ? 2
-                         : first < 0xf0 ? 3
-                         : first < 0xf5 ? 4
-                                        : 0;
-    const unsigned char least = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-    const unsigned char most = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-
-    if (bytes == 0 || bytes > (size_t)(end - at) || (bytes > 1 && (at[1] < least || at[1] > most)))
-        return 0;
-    for (size_t i = 2; i < bytes; i++)
-        if (at[i] < 0x80 || at[i] > 0xbf)
-            return 0;
-    return bytes;
-}
-
-/* One character of a quoted string; `bytes` is 0 where it is none. */
-static void put_character(struct line *line, const unsigned char *at, size_t bytes)
-{
-    char escape[8];
-
-    if (bytes == 0) {
-        put_string(line, "\xef\xbf\xbd");
-    } else if (*at == '"' || *at == '\\') {
-        put(line, "\\", 1);
-        put(line, (const char *)at, 1);
-    } else if (*at < ' ' || *at == 0x7f) {
-        snprintf(escape, sizeof escape, "\\u%04x", *at);
-        put_string(line, escape);
-    } else {
-        put(line, (const char *)at, bytes);
-    }
-}
-
 /* A string as JSON has it; logfmt's quoted strings are the same. */
 static void put_quoted(struct line *line, const char *value)
 {
@@ -104,11 +67,13 @@ static void put_quoted(struct line *line, const char *value)
 
     put(line, "\"", 1);
     while (at < last) {
-        const size_t bytes = character_bytes(at, end);
-        if (bytes > (size_t)(last - at))
+        char escaped[TEXT_CHARACTER_BYTES_MAX];
+        size_t taken;
+        const size_t written = text_escape(escaped, at, (size_t)(end - at), TEXT_JSON, &taken);
+        if (taken > (size_t)(last - at))
             break; /* not half a character */
-        put_character(line, at, bytes);
-        at += bytes ? bytes : 1;
+        put(line, escaped, written);
+        at += taken;
     }
     put(line, "\"", 1);
 }

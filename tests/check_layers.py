@@ -7,13 +7,14 @@ import sys
 
 # A room is a list of modules; each may include its own room and the rooms named.
 ROOMS = {
+    "text": (["proto/text"], []),
     "wire": (["proto/limits", "proto/frame"], []),
     "scan": (["proto/scan", "proto/rule_table", "proto/wire"], ["wire"]),
-    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/duration", "daemon/logging", "daemon/metrics"], []),
+    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),
     "tables": (["daemon/index", "daemon/deadline"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
     "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables", "daemon/commits",
-               "daemon/directory", "daemon/disk", "daemon/check"], ["base", "record", "wire"]),
+               "daemon/directory", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
                ["rules", "store", "tables", "record", "base", "wire"]),
@@ -21,8 +22,8 @@ ROOMS = {
                 ["engine", "rules", "store", "record", "base", "scan", "wire"]),
     "sockets": (["daemon/conn", "daemon/listener"], ["service", "engine", "store", "tables", "base", "wire"]),
     "server": (["daemon/server", "daemon/main", "daemon/options"],
-               ["sockets", "service", "engine", "rules", "store", "record", "tables", "base", "wire"]),
-    "client": (["client/"], ["wire"]),
+               ["sockets", "service", "engine", "rules", "store", "record", "tables", "base", "wire", "text"]),
+    "client": (["client/"], ["wire", "text"]),
     "examples": (["examples/"], ["client"]),
     "bench": (["bench/"], ["store", "record", "base", "wire"]),
 }

@@ -125,6 +125,9 @@ static void values_are_quoted_where_they_must_be(void **state)
         {"back\\slash", "\"back\\\\slash\"", "\"back\\\\slash\""},
         {"line\nlevel=error", "\"line\\u000alevel=error\"", "\"line\\u000alevel=error\""},
         {"\x1b[2J\x7f", "\"\\u001b[2J\\u007f\"", "\"\\u001b[2J\\u007f\""},
+        {"\xc2\x9b"
+         "31m\xe2\x80\xae",
+         "\"\\u009b31m\\u202e\"", "\"\\u009b31m\\u202e\""},
         {"gr\xc3\xbc\xc3\x9f", "\"gr\xc3\xbc\xc3\x9f\"", "\"gr\xc3\xbc\xc3\x9f\""},
         {"\xf0\x9f\x94\x91", "\"\xf0\x9f\x94\x91\"", "\"\xf0\x9f\x94\x91\""},
     };
