@@ -9,8 +9,6 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-#include "daemon/commits.h"
-
 enum {
     FORMAT_VERSION = 2, /* of records (record.h) and of the log (batch.h) too */
     TABLE_COUNT = 4,
@@ -60,8 +58,6 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
     int code, dead;
 
     *tables = (struct tables){0};
-    if (!commits_check(path, error))
-        return false;
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
@@ -115,17 +111,6 @@ static int put_meta(const struct tables *tables, MDB_txn *txn, const char *name,
     return 0;
 }
 
-bool tables_state_commit(const uint8_t *value, size_t size, uint64_t *commit)
-{
-    uint64_t checksum;
-
-    if (size != CHECKSUM_BYTES + STATE_BYTES)
-        return false;
-    memcpy(&checksum, value, CHECKSUM_BYTES);
-    memcpy(commit, value + CHECKSUM_BYTES + (STATE_NUMBERS - 1) * sizeof *commit, sizeof *commit);
-    return checksum == meta_checksum("state", value + CHECKSUM_BYTES, STATE_BYTES);
-}
-
 /* A secret with one bit changed would make every key look absent, an older number would bring fences back. */
 static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size)
 {
@@ -142,7 +127,12 @@ static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name,
     return checksum == meta_checksum(name, data, size) ? 0 : MDB_CORRUPTED;
 }
 
-/* Every transaction writes it, with its own number: then a damaged root cannot pass an earlier state for this one. */
+/* LMDB has two meta pages, which it writes by turns, each with the number of its commit and the roots as of it; the
+ * larger number counts. They have no checksum, so every commit writes its number into the state as well: a number or a
+ * root that is damaged cannot join the number of one commit and the state of another. That the commit before the last
+ * passes for the last, with all that belongs to it, cannot be told here, and does no harm: nothing of that commit is
+ * written over before the next, and what is not in it is in the log, where a change that is missing is noticed. Such is
+ * also what LMDB leaves where the write of a meta page fails. */
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state)
 {
     const struct clock_mark *mark = &state->mark;

@@ -58,9 +58,6 @@ enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uin
 /* The largest place of these seconds in use, by a record or a value; 0 where there is none. Returns 0 or an error. */
 int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t seconds, uint64_t *place);
 
-/* Of the value of "state" in "meta": the number of the transaction that wrote it. False: it is damaged. */
-bool tables_state_commit(const uint8_t *value, size_t size, uint64_t *commit);
-
 /* A chunk's key and what it says; for checking. False: not a key of ours. */
 bool tables_chunk_key(const MDB_val *key, uint64_t *owner, unsigned *kind, uint32_t *chunk);
 bool tables_chunk_good(const MDB_val *key, const MDB_val *value);

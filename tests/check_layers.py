@@ -13,7 +13,7 @@ ROOMS = {
     "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),
     "tables": (["daemon/index", "daemon/deadline"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
-    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables", "daemon/commits",
+    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables", 
                "daemon/directory", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
