@@ -158,6 +158,8 @@ void decide_unpark(struct engine *engine, struct parked *parked)
 static const char *waiting_limit(const struct engine *engine, const struct asker *asker,
                                  const struct parked_queue *queue)
 {
+    if (mem_is_short())
+        return "wait_ms: the daemon's memory is full (--max-memory), and no more calls can wait";
     if (queue->count >= IDEM_WAITERS_PER_OPERATION_MAX && queue != &engine->recovers)
         return "wait_ms: 1,024 calls wait for this operation, and no more can";
     if (engine->waiting >= IDEM_WAITERS_MAX)
@@ -201,6 +203,12 @@ bool decide_no_room(struct engine *engine, const struct asker *asker, bool first
 {
     const uint64_t unfinished = engine->running + engine->interrupted;
 
+    if (mem_is_short()) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "MEMORY_FULL", NULL,
+                      "the daemon's memory is full (--max-memory): it replays, completes and releases, and grants "
+                      "nothing new");
+        return true;
+    }
     if (first && unfinished >= engine->options.unfinished_max) {
         decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED", NULL,
                       "as many operations are unfinished as this daemon allows (--max-unfinished)");

@@ -80,7 +80,7 @@ static uint32_t buckets_add(struct buckets *buckets)
 
 static void buckets_free(struct buckets *buckets)
 {
-    mem_unreserve(buckets->reserved, RESERVED_BYTES);
+    mem_unreserve(buckets->reserved, RESERVED_BYTES, (size_t)buckets->usable / STEP_BUCKETS * STEP_BYTES);
 }
 
 static uint32_t entry_tag(const struct bucket *bucket, int i)

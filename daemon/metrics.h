@@ -32,6 +32,7 @@ struct metrics {
 struct metrics_gauges {
     uint64_t started_ms, now_ms; /* Unix time */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, memory_bytes;
+    uint64_t memory_used_bytes, memory_limit_bytes, memory_full;
     uint64_t connections, buffered_bytes, held_bytes;
     uint64_t store_used_bytes, store_quota_bytes, store_full, log_bytes, tail_bytes;
 };

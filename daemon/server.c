@@ -38,6 +38,7 @@ enum {
     DRAIN_MS_MAX = 4 * 1000, /* open answers are written within this after SIGTERM */
     ACCEPT_AGAIN_MS = 1000,  /* after descriptors ran out */
     ACCEPTS_A_TURN = 64,
+    MEMORY_LOG_MS = 10 * 1000, /* between two lines that say whether memory is short */
     ROUNDS_A_TURN = 8, /* over connections that were held up, and what was flushed; then sockets are looked at again */
     BACKLOG_BYTES_MAX = 32 * 1024 * 1024, /* of batches not flushed; over that nothing is decided */
     REBOOT_MS_MAX = 3600 * 1000,          /* what the retention clock takes of the wall clock over a reboot */
@@ -65,6 +66,8 @@ struct server {
     uint64_t woke_ns;         /* when its last wait ended, by clock_read_ns */
     uint64_t accept_again_ms; /* 0: accepting */
     uint64_t drain_end_ms;    /* 0: not draining */
+    bool memory_short;        /* as it was last logged */
+    uint64_t memory_log_ms;   /* boot time from which on it may be logged again */
     int exit_code;
 };
 
@@ -179,6 +182,19 @@ static void press_back(struct server *server)
         conns_pause(&server->conns, false);
 }
 
+/* Says that memory got short, or that it no longer is. At the edge it may change many times a second. */
+static void note_memory(struct server *server)
+{
+    mem_refill();
+    const bool is_short = mem_is_short();
+    if (is_short == server->memory_short || server->now.boot_ms < server->memory_log_ms)
+        return;
+    server->memory_short = is_short;
+    server->memory_log_ms = server->now.boot_ms + MEMORY_LOG_MS;
+    log_event(is_short ? LOG_WARN : LOG_INFO, is_short ? "memory_full" : "memory_free", "used_bytes",
+              log_number(mem_used()), "limit_bytes", log_number(mem_limited()), NULL);
+}
+
 static uint64_t earlier(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -233,6 +249,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     if (again)
         next_ms = server->now.boot_ms;
     server->turned_ms = server->now.boot_ms;
+    note_memory(server);
     if (server->conns.closed != server->closed ||
         (server->accept_again_ms && server->accept_again_ms <= server->now.boot_ms))
         accept_again(server);
@@ -381,6 +398,15 @@ static void start_watchers(struct server *server)
     ev_signal_start(server->loop, &server->interrupt);
 }
 
+/* What libev asks of an allocator is realloc, with size 0 for free. Source: ev_set_allocator in ev(3). */
+static void *loop_memory(void *old, long size)
+{
+    if (size > 0)
+        return mem_resize(old, (size_t)size);
+    mem_free(old);
+    return NULL;
+}
+
 static bool start(struct server *server, const struct server_options *options, struct store_error *error)
 {
     const struct store_options store_options = {.directory = options->data,
@@ -390,6 +416,7 @@ static bool start(struct server *server, const struct server_options *options, s
                                                 .wake_context = server};
 
     raise_descriptors();
+    ev_set_allocator(loop_memory);
     server->loop = ev_default_loop(EVFLAG_AUTO);
     if (!server->loop) {
         *error = (struct store_error){.exit_code = 71, .message = "the event loop could not be made"};
@@ -417,6 +444,7 @@ static bool start(struct server *server, const struct server_options *options, s
     const uint64_t loading_ms = server->now.boot_ms;
     read_clock(server);
     service_loaded(server->service, server->now.boot_ms - loading_ms);
+    mem_limit(options->memory_max ? options->memory_max : mem_suitable_limit());
     start_watchers(server);
     return true;
 }

@@ -47,8 +47,8 @@ enum {
     IDEM_WAITERS_MAX = 10 * 1000,
     IDEM_WAITERS_PER_CONNECTION_MAX = 256,
     IDEM_WAITERS_BYTES_MAX = 64 * 1024 * 1024,
-    IDEM_OPEN_CALLS_MAX = 1024, /* of one connection */
-    IDEM_UNFINISHED_MAX = 1000 * 1000,
+    IDEM_OPEN_CALLS_MAX = 1024,              /* of one connection */
+    IDEM_UNFINISHED_MAX = 100 * 1000 * 1000, /* what a daemon can be set to; its default is a million */
     IDEM_RECOVER_MAX = 100,
     IDEM_LIST_DEFAULT = 100,
     IDEM_LIST_MAX = 1000,

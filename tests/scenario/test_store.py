@@ -54,6 +54,54 @@ class Full(Case):
         self.assertEqual(client.begin("k3").answer, EXECUTE)
 
 
+class Short(Case):
+    """Memory is short: the daemon has as much in use as it may."""
+
+    def metric(self, client, name):
+        return next(m.value for m in client.call(stats=pb.StatsRequest()).stats.metrics if m.name == name)
+
+    def test_short_of_memory_it_refuses_only_what_is_new(self):
+        daemon = self.daemon("--max-memory", "64MiB")
+        client = self.client(daemon)
+        done = client.begin("done").grant.fence
+        client.complete("done", done, b"body")
+        begun, refused = {}, None
+        # Unfinished operations stay in memory. They are large, and many begin at once, so that this does not take long.
+        large = {"operation": "o" * 128, "owner": "w" * 128, "fingerprint": b"f" * 64}
+        for first in range(0, 400000, 500):
+            sent = {key: client.send(begin=begin(key, caller="c" * 128, **large))
+                    for key in (f"k{i:0200}" for i in range(first, first + 500))}
+            for key, request in sent.items():
+                reply = client.reply(request)
+                if reply.status.code:
+                    refused = reply.status
+                else:
+                    begun[key] = reply.begin.grant.fence
+            if refused:
+                break
+        self.assertEqual((refused.code, refused.reason), (pb.CODE_RESOURCE_EXHAUSTED, "MEMORY_FULL"))
+        self.assertGreater(len(begun), 10000)
+        self.assertEqual(self.metric(client, "idemd_memory_full"), 1)
+        # A call that would wait is refused as well; it is not left without an answer.
+        some = next(iter(begun))
+        again = begin(some, caller="c" * 128, wait_ms=1000, **large)
+        self.assertEqual(client.call(begin=again).status.reason, "TOO_MANY_WAITERS")
+        # Everything else goes on.
+        self.assertEqual(client.begin("done").outcome.body, b"body")
+        again.wait_ms = 0
+        self.assertEqual(client.call(begin=again).begin.answer, RUNNING)
+        self.assertEqual(client.call(complete=pb.CompleteRequest(op=again.op, fence=begun.pop(some), outcome=pb.Outcome(
+            kind=pb.OUTCOME_KIND_SUCCEEDED, body=b"x" * MIB))).complete.ownership, pb.OWNERSHIP_HELD)
+        begun = list(begun.items())
+        for first in range(0, len(begun), 500):
+            sent = [client.send(release=pb.ReleaseRequest(op=op(key, caller="c" * 128), fence=fence, effect=pb.EFFECT_NONE))
+                    for key, fence in begun[first:first + 500]]
+            for request in sent:
+                self.assertEqual(client.reply(request).release.ownership, pb.OWNERSHIP_HELD)
+        self.until(lambda: not client.call(begin=begin("fresh")).status.code, "there is room again")
+        self.assertTrue(any("event=memory_full" in line for line in daemon.log))
+
+
 class Damaged(Case):
     """Bytes of the data file are changed while no daemon runs. LMDB keeps old pages, so all places that look alike are changed."""
 
