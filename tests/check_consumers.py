@@ -57,7 +57,7 @@ def main():
             out.write(SOURCE)
         with open(os.path.join(source, "CMakeLists.txt"), "w", encoding="utf-8") as out:
             out.write(CMAKE)
-        run("cmake", "-S", source, "-B", folder + "/cmake", "-DCMAKE_PREFIX_PATH=" + prefix, "-DCMAKE_C_FLAGS=" + FLAGS)
+        run("cmake", "-G", "Ninja", "-S", source, "-B", folder + "/cmake", "-DCMAKE_PREFIX_PATH=" + prefix, "-DCMAKE_C_FLAGS=" + FLAGS)
         run("cmake", "--build", folder + "/cmake")
         assert run(folder + "/cmake/consumer") == "IDEM_OK\n"
 

@@ -59,8 +59,7 @@ static void run(struct test_daemon *daemon)
 void daemon_start(struct test_daemon *daemon)
 {
     *daemon = (struct test_daemon){.pid = -1};
-    strcpy(daemon->folder, "/tmp/idemd-test-XXXXXX");
-    need(mkdtemp(daemon->folder) != NULL, "mkdtemp");
+    test_folder(daemon->folder);
     snprintf(daemon->address, sizeof daemon->address, "unix:%s/s", daemon->folder);
     run(daemon);
 }
@@ -74,16 +73,9 @@ void daemon_restart(struct test_daemon *daemon)
 
 int daemon_stop(struct test_daemon *daemon)
 {
-    static const char *const names[] = {
-        "data/store/data.mdb", "data/store/lock.mdb", "data/store", "data/lock", "data", ""};
     int status = -1;
 
     kill(daemon->pid, SIGTERM);
     waitpid(daemon->pid, &status, 0);
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char path[256];
-        snprintf(path, sizeof path, "%s/%s", daemon->folder, names[i]);
-        remove(path);
-    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }

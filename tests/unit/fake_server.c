@@ -12,6 +12,7 @@
 
 #include "proto/frame.h"
 #include "proto/limits.h"
+#include "tests/unit/folder.h"
 
 static void need(bool good, const char *what)
 {
@@ -39,12 +40,12 @@ void fake_server_start(struct fake_server *server, void (*script)(struct fake_se
                        void *user)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
+    char folder[TEST_FOLDER_BYTES];
     pthread_t thread;
 
     *server = (struct fake_server){.script = script, .user = user};
-    strcpy(server->folder, "/tmp/idem-fake-XXXXXX");
-    need(mkdtemp(server->folder), "mkdtemp");
-    snprintf(name.sun_path, sizeof name.sun_path, "%s/s", server->folder);
+    test_folder(folder);
+    snprintf(name.sun_path, sizeof name.sun_path, "%s/s", folder);
     snprintf(server->address, sizeof server->address, "unix:%s", name.sun_path);
     server->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     need(bind(server->listener, (struct sockaddr *)&name, sizeof name) == 0, "bind");
@@ -62,8 +63,6 @@ void fake_server_stop(struct fake_server *server)
         fprintf(stderr, "%s\n", server->failed);
         abort();
     }
-    unlink(server->address + 5);
-    rmdir(server->folder);
 }
 
 static bool read_all(int fd, uint8_t *data, size_t size)

@@ -9,7 +9,7 @@
 #include "idem/v1/idem.pb-c.h"
 
 struct fake_server {
-    char address[128], folder[64];
+    char address[128];
     int listener;
     unsigned long thread;
     /* Called for each connection, numbered from 0, on the server's thread; the connection is closed when it returns. */

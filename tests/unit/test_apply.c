@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "daemon/memory.h"
+#include "tests/unit/folder.h"
 
 enum { ENTRIES_MAX = 4096, BATCHES_MAX = 64, VALUE_BYTES_MAX = 20000, LIVES_MAX = 40, CHANGES_MAX = 20000 };
 #ifdef __SANITIZE_ADDRESS__
@@ -126,7 +127,7 @@ struct operation {
 };
 
 struct world {
-    char folder[64];
+    char folder[TEST_FOLDER_BYTES];
     struct tables tables;
     struct tables_state state;
     uint8_t secret[RECORD_SECRET_BYTES];
@@ -210,9 +211,7 @@ static int set_up(void **state)
 {
     struct world *world = mem_zero(1, sizeof *world);
 
-    strcpy(world->folder, "/tmp/idemd-apply-XXXXXX");
-    if (!mkdtemp(world->folder))
-        return -1;
+    test_folder(world->folder);
     begin(world, 1);
     *state = world;
     return 0;
@@ -224,8 +223,6 @@ static int tear_down(void **state)
 
     begin(world, 1);
     tables_close(&world->tables);
-    clear_folder(world);
-    rmdir(world->folder);
     mem_free(world);
     return 0;
 }

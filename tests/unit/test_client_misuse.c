@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/fake_server.h"
+#include "tests/unit/folder.h"
 
 static const idem_operation_id op = {.key = "k"};
 static const idem_bytes nothing = {NULL, 5};              /* a size without data */
@@ -251,11 +252,11 @@ static void assert_address(const char *want)
 
 static void an_address_that_is_not_given_is_looked_for(void **state)
 {
-    char folder[] = "/tmp/idem-test-XXXXXX", path[64], address[80], too_long[160], here[512];
+    char folder[TEST_FOLDER_BYTES], path[96], address[128], too_long[160], here[512];
     FILE *socket_file;
 
     (void)state;
-    assert_non_null(mkdtemp(folder));
+    test_folder(folder);
     snprintf(path, sizeof path, "%s/idemd.sock", folder);
     snprintf(address, sizeof address, "unix:%s", path);
     unsetenv("IDEM_ADDRESS");
@@ -283,8 +284,6 @@ static void an_address_that_is_not_given_is_looked_for(void **state)
     assert_address(address);
     unsetenv("IDEM_ADDRESS");
     unsetenv("XDG_RUNTIME_DIR");
-    unlink(path);
-    rmdir(folder);
 }
 
 /* Keeps what came in Hello and Begin: server->user is where. */

@@ -17,6 +17,7 @@
 
 #include "daemon/memory.h"
 #include "tests/model/sim_disk.h"
+#include "tests/unit/folder.h"
 
 static void assert_contract(const struct disk *disk, const char *folder)
 {
@@ -78,11 +79,11 @@ static void assert_contract(const struct disk *disk, const char *folder)
 
 static void both(void **state)
 {
-    char folder[] = "/tmp/idemd-disk-XXXXXX", path[64];
+    char folder[TEST_FOLDER_BYTES], path[96];
     struct stat status;
 
     (void)state;
-    assert_non_null(mkdtemp(folder));
+    test_folder(folder);
     assert_contract(&disk_system, folder);
     snprintf(path, sizeof path, "%s/log.0", folder);
     assert_int_equal(stat(path, &status), 0);
@@ -94,7 +95,7 @@ static void both(void **state)
     assert_int_equal(disk_system.open(path, &file), ELOOP);
     assert_int_equal(disk_system.make(path, 1, &file), EEXIST);
     unlink(path);
-    assert_int_equal(rmdir(folder), 0);
+    assert_int_equal(rmdir(folder), 0); /* nothing else was left in it */
 
     sim_disk_reset(1);
     assert_contract(&sim_disk, "x");
@@ -105,14 +106,14 @@ static void both(void **state)
 static void no_room(void **state)
 {
     enum { LIMIT = 1024 * 1024 };
-    char folder[] = "/tmp/idemd-disk-XXXXXX", path[64];
+    char folder[TEST_FOLDER_BYTES], path[96];
     uint8_t *data = mem_pages(2 * LIMIT);
     struct rlimit before, low;
     int file, full;
 
     (void)state;
     memset(data, 0, 2 * LIMIT);
-    assert_non_null(mkdtemp(folder));
+    test_folder(folder);
     snprintf(path, sizeof path, "%s/log.0", folder);
     signal(SIGXFSZ, SIG_IGN);
     getrlimit(RLIMIT_FSIZE, &before);
@@ -131,7 +132,7 @@ static void no_room(void **state)
     assert_int_equal(written, EFBIG);
     disk_system.close(file);
     unlink(path);
-    assert_int_equal(rmdir(folder), 0);
+    assert_int_equal(rmdir(folder), 0); /* nothing else was left in it */
     mem_free(data);
 }
 

@@ -22,6 +22,7 @@
 #include "daemon/memory.h"
 #include "daemon/tables.h"
 #include "tests/model/sim_disk.h"
+#include "tests/unit/folder.h"
 
 /* Stands before clock_read_mark in what is tested: the wall clock can be one that was never set. */
 void __wrap_clock_read_mark(struct clock_mark *mark);
@@ -51,7 +52,9 @@ int __wrap_fallocate(int fd, int mode, off_t offset, off_t length)
 }
 
 struct world {
-    char folder[64], data[96];
+    CMUnitTestFunction test;
+    bool passed;
+    char folder[TEST_FOLDER_BYTES], data[96];
     int wake[2];
     bool accept_loss;
     struct store *store;
@@ -94,8 +97,9 @@ static int set_up(void **state)
 {
     struct world *world = mem_zero(1, sizeof *world);
 
-    strcpy(world->folder, "/tmp/idemd-store-XXXXXX");
-    if (!mkdtemp(world->folder) || pipe(world->wake) != 0)
+    world->test = *(const CMUnitTestFunction *)*state;
+    test_folder(world->folder);
+    if (pipe(world->wake) != 0)
         return -1;
     snprintf(world->data, sizeof world->data, "%s/data", world->folder);
     world->boot_ms = 1000;
@@ -123,21 +127,26 @@ static void remove_store(struct world *world)
 
 static int tear_down(void **state)
 {
-    static const char *const names[] = {"data/lock", "data/letter", "data", ""};
     struct world *world = *state;
-    char path[160];
 
     wall_ms_instead = 0;
     fallocate_errno = 0;
-    remove_store(world);
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        snprintf(path, sizeof path, "%s/%s", world->folder, names[i]);
-        remove(path);
-    }
+    store_close(world->store);
+    if (world->passed)
+        test_folder_remove(world->folder);
     close(world->wake[0]);
     close(world->wake[1]);
     mem_free(world);
     return 0;
+}
+
+/* A test that fails does not return. */
+static void run(void **state)
+{
+    struct world *world = *state;
+
+    world->test(state);
+    world->passed = true;
 }
 
 /* Waits for what a thread of the store has to say. */
@@ -2164,8 +2173,20 @@ static void the_nth_failure(void **state)
 
 int main(void)
 {
-#define STORE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-#define SIM_TEST(name)   cmocka_unit_test_setup_teardown(name, set_up_sim, tear_down_sim)
+#define STORE_TEST(name)                                                                                               \
+    {                                                                                                                  \
+#name, run, set_up, tear_down, &(CMUnitTestFunction)                                                           \
+        {                                                                                                              \
+            name                                                                                                       \
+        }                                                                                                              \
+    }
+#define SIM_TEST(name)                                                                                                 \
+    {                                                                                                                  \
+#name, run, set_up_sim, tear_down_sim, &(CMUnitTestFunction)                                                   \
+        {                                                                                                              \
+            name                                                                                                       \
+        }                                                                                                              \
+    }
     const struct CMUnitTest tests[] = {
         STORE_TEST(a_new_store),
         STORE_TEST(values_of_every_size),
