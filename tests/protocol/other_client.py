@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import unittest
@@ -47,8 +48,9 @@ class Daemon:
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
 
-    def close(self):
-        """Ends it: drained, and with exit status 0."""
+    def close(self, keep=False):
+        """Ends it: drained, and with exit status 0. Its folder is removed if that went well, unless it is to be kept."""
+        code = None
         try:
             self.terminate()
             code = self.process.wait(PATIENCE)
@@ -58,7 +60,10 @@ class Daemon:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait(PATIENCE)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if keep or code != 0:
+                print(f"The test failed; its folder is kept: {self.folder}", file=sys.stderr)
+            else:
+                shutil.rmtree(self.folder, ignore_errors=True)
         if code != 0:
             raise AssertionError(f"idemd ended with {code}: " + "".join(self.log))
 
@@ -135,7 +140,7 @@ class Connection:
 class Case(unittest.TestCase):
     def daemon(self, *options):
         daemon = Daemon(*options)
-        self.addCleanup(daemon.close)
+        self.addCleanup(lambda: daemon.close(keep=not self._outcome.success))
         return daemon
 
     def connect(self, daemon):

@@ -100,17 +100,21 @@ class Daemon:
         self.reader.join(PATIENCE)
         return code
 
-    def close(self):
+    def close(self, keep=False):
+        """Ends it: it has to drain, and to exit with 0. Its folder is removed if that went well, unless it is to be kept."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
                 code = self.wait()
             except subprocess.TimeoutExpired:
                 self.kill()
-                raise AssertionError("did not drain: " + "".join(self.log))
+                raise AssertionError(f"did not drain; {self.folder} is kept: " + "".join(self.log))
             if code != 0:
-                raise AssertionError(f"exit status {code}: " + "".join(self.log))
-        shutil.rmtree(self.folder, ignore_errors=True)
+                raise AssertionError(f"exit status {code}; {self.folder} is kept: " + "".join(self.log))
+        if keep:
+            print(f"The test failed; its folder is kept: {self.folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def rss_kib(self):
         with open(f"/proc/{self.process.pid}/status") as status:
@@ -226,11 +230,11 @@ def complete(key, fence, body=b"", kind=pb.OUTCOME_KIND_SUCCEEDED, code=200, **f
 
 
 class Case(unittest.TestCase):
-    """A test with daemons that are stopped - and have to drain with exit status 0 - and removed at its end."""
+    """A test with daemons that are stopped - and have to drain with exit status 0 - at its end, and removed if it passed."""
 
     def daemon(self, *options, **how):
         daemon = Daemon(*options, **how)
-        self.addCleanup(daemon.close)
+        self.addCleanup(lambda: daemon.close(keep=not self._outcome.success))
         return daemon
 
     def client(self, daemon, **how):
