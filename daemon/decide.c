@@ -325,9 +325,11 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
     return true;
 }
 
-static void apply_rule(struct engine *engine, const struct call *call, const struct found *found, const struct now *now,
+static void apply_rule(struct engine *engine, const struct call *call, struct found *found, const struct now *now,
                        struct decision *decision)
 {
+    if (found->there && found->record.state == RECORD_RUNNING)
+        found->record.lease_left_ms = operation_lease_left_ms(engine, found->operation, found->record.lease_ms, now);
     rule_of(call->type)(found->there ? &found->record : NULL, call, now, store_next_number(engine->store), decision);
 }
 

@@ -107,6 +107,7 @@ static bool recover_one(struct page *page, const struct asker *asker, struct ope
         return false;
     if (!values_fetch(engine, &found, VALUES_INPUT | VALUES_CHECKPOINT, page->now, &values))
         return true;
+    found.record.lease_left_ms = operation_lease_left_ms(engine, operation, found.record.lease_ms, page->now);
     (again ? rules_recover_again : rules_recover)(&found.record, page->call, page->now,
                                                   store_next_number(engine->store), &decision);
     if (decision.change != CHANGE_NONE)

@@ -509,7 +509,7 @@ INLINE void set_no_outcome(struct record *record)
 INLINE void set_no_grant(struct record *record)
 {
     record->attempt_id = record->checkpoint_name = (struct bytes){0};
-    record->input_bytes = record->checkpoint_bytes = record->lease_ms = 0;
+    record->input_bytes = record->checkpoint_bytes = record->lease_ms = record->lease_left_ms = 0;
     record->keep_ms = 0;
 }
 
@@ -561,6 +561,7 @@ INLINE void get_unfinished(struct reader *reader, struct record *record)
     record->checkpoint_bytes = (uint32_t)get_given(reader, given, GIVEN_CHECKPOINT, IDEM_CHECKPOINT_BYTES_MAX);
     record->keep_ms = get_given(reader, given, GIVEN_KEEP, UINT64_MAX);
     record->lease_ms = (uint32_t)get_varint_below(reader, UINT32_MAX);
+    record->lease_left_ms = 0;
     set_no_outcome(record);
 }
 

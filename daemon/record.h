@@ -67,7 +67,8 @@ struct record {
     struct bytes attempt_id;
     struct bytes checkpoint_name;           /* empty: no checkpoint */
     uint32_t input_bytes, checkpoint_bytes; /* sizes of those blobs */
-    uint32_t lease_ms;                      /* length last acknowledged */
+    uint32_t lease_ms;                      /* length that runs from a restart on: no acknowledged one has more left */
+    uint32_t lease_left_ms;                 /* RUNNING: of the lease, where its reader knows; not stored */
     uint64_t keep_ms;                       /* what the grant's Begin said; 0: the namespace's default */
 
     /* DONE only. */

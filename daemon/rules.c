@@ -78,6 +78,15 @@ static void tell_grant(struct decision *decision, bool granted, uint32_t lease_m
     decision->lease_ms = lease_ms;
 }
 
+/* An acknowledged lease is not cut. As long as more of it is left than a shorter one would bring, the record keeps its
+ * length, so that neither the flush nor a restart starts the shorter one. */
+static uint32_t lease_to_keep(const struct record *current, uint32_t lease_ms)
+{
+    const bool cuts = current->state == RECORD_RUNNING && lease_ms < current->lease_left_ms;
+
+    return cuts ? current->lease_ms : lease_ms;
+}
+
 static uint32_t lease_of(const struct call *call)
 {
     return call->lease_ms ? call->lease_ms : call->policy->lease_ms;
@@ -131,11 +140,11 @@ static void grant_again(struct decision *decision, const struct record *current,
 static void resume(struct decision *decision, const struct record *current, const struct call *call, uint64_t number)
 {
     const bool bind = call->bind_to_connection && !(current->flags & RECORD_BOUND);
-    const uint32_t lease_ms = lease_of(call);
+    const uint32_t lease_ms = lease_of(call), keep_ms = lease_to_keep(current, lease_ms);
 
-    if (current->state != RECORD_RUNNING || lease_ms != current->lease_ms || bind) {
+    if (current->state != RECORD_RUNNING || keep_ms != current->lease_ms || bind) {
         put(decision, current, number);
-        run(&decision->next, lease_ms);
+        run(&decision->next, keep_ms);
         set_flag(&decision->next, RECORD_BOUND, bind || current->flags & RECORD_BOUND);
     }
     tell_grant(decision, false, lease_ms);
@@ -301,10 +310,11 @@ void rules_release(const struct record *current, const struct call *call, const 
 static void renew(struct decision *decision, const struct record *current, const struct call *call, uint64_t number)
 {
     const uint32_t lease_ms = call->lease_ms ? call->lease_ms : current->lease_ms;
+    const uint32_t keep_ms = lease_to_keep(current, lease_ms);
 
-    if (current->state != RECORD_RUNNING || lease_ms != current->lease_ms) {
+    if (current->state != RECORD_RUNNING || keep_ms != current->lease_ms) {
         put(decision, current, number);
-        run(&decision->next, lease_ms);
+        run(&decision->next, keep_ms);
     }
     decision->lease_anew = true;
     decision->lease_ms = lease_ms;
@@ -330,7 +340,7 @@ void rules_checkpoint(const struct record *current, const struct call *call, con
         return;
     renew(decision, current, call, number);
     put(decision, current, number);
-    run(&decision->next, decision->lease_ms);
+    run(&decision->next, lease_to_keep(current, decision->lease_ms));
     decision->next.checkpoint_name = call->checkpoint_name;
     decision->next.checkpoint_bytes = call->checkpoint_data.size;
     decision->new_checkpoint = true;

@@ -148,8 +148,8 @@ struct decision {
 bool rules_expired(const struct record *record, const struct now *now);
 
 /* One function a call. `current` is NULL where the operation is absent (an expired one is absent: the caller has
- * looked). `number` is what a stored change will be numbered, higher than all before. Each fills *decision whole, but
- * for `next` where nothing is put. */
+ * looked); of what runs, lease_left_ms is filled. `number` is what a stored change will be numbered, higher than all
+ * before. Each fills *decision whole, but for `next` where nothing is put. */
 void rules_begin(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
                  struct decision *decision);
 void rules_complete(const struct record *current, const struct call *call, const struct now *now, uint64_t number,

@@ -73,6 +73,7 @@ void model_of_record(struct model_operation *operation, const struct record *rec
     operation->revision = record->revision;
     operation->attempt = record->attempt;
     operation->lease_ms = record->lease_ms;
+    operation->lease_left_ms = record->lease_left_ms;
     operation->keep_ms = record->keep_ms;
     operation->bound = record->flags & RECORD_BOUND;
     operation->recovered = record->flags & RECORD_RECOVERED;
@@ -191,6 +192,15 @@ static void grant_first(struct model_decision *decision, const struct call *call
     grant(decision, call, number, false);
 }
 
+/* The length that is stored: a lease that was acknowledged keeps its own while more of it is left than of the new one.
+ */
+static uint32_t longer_lease(const struct model_operation *operation, uint32_t lease_ms)
+{
+    if (operation->state == RECORD_RUNNING && operation->lease_left_ms > lease_ms)
+        return operation->lease_ms;
+    return lease_ms;
+}
+
 /* The same attempt sent again: the lease anew. Silent: it may ask for a binding that it had not, and not give one up;
  * all else it has said before. */
 static void resume(struct model_decision *decision, const struct call *call, uint64_t number)
@@ -200,6 +210,7 @@ static void resume(struct model_decision *decision, const struct call *call, uin
     decision->answer = ANSWER_EXECUTE;
     decision->resumed = decision->lease_anew = true;
     decision->lease_ms = lease_ms;
+    lease_ms = longer_lease(next, lease_ms);
     bool bound = next->bound || call->bind_to_connection;
     if (next->state == RECORD_RUNNING && next->lease_ms == lease_ms && next->bound == bound)
         return;
@@ -338,6 +349,7 @@ static void renew(const struct model_operation *operation, const struct call *ca
     uint32_t lease_ms = call->lease_ms ? call->lease_ms : operation->lease_ms;
     decision->lease_anew = true;
     decision->lease_ms = lease_ms;
+    lease_ms = longer_lease(operation, lease_ms);
     if (operation->state == RECORD_RUNNING && operation->lease_ms == lease_ms)
         return;
     decision->changed = true;

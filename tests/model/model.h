@@ -38,6 +38,7 @@ struct model_operation {
     enum record_state state; /* ABSENT: only the names above count */
     uint64_t life, fence, revision;
     uint32_t attempt, lease_ms;
+    uint32_t lease_left_ms; /* RUNNING: of the lease that was acknowledged. Nobody stores it */
     uint64_t keep_ms;
     bool bound, recovered, resolved;
     uint64_t begun_ms, interrupted_ms, done_ms;

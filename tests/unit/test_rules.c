@@ -218,12 +218,17 @@ static struct record state_common(enum record_state state, unsigned attempt)
 
 static void add_unfinished(void)
 {
-    struct dials d = dials_of(7, 2u, 2u, 2u, 2u, 2u, 2u, 3u);
+    /* Beside the leases that calls ask for: dial_lease. */
+    static const uint32_t lefts_ms[] = {0, LEASE_MS / 3, LEASE_MS / 3 + 1};
+    struct dials d = dials_of(8, 2u, 2u, 2u, 2u, 2u, 2u, 3u, 3u);
     do {
         unsigned attempt = 1 + d.at[1];
         struct record record = state_common(d.at[0] ? RECORD_INTERRUPTED : RECORD_RUNNING, attempt);
         if (d.at[2] && attempt == 1)
             continue; /* what Recover granted was granted before */
+        if (d.at[7] && record.state == RECORD_INTERRUPTED)
+            continue; /* nothing is left of its lease */
+        record.lease_left_ms = lefts_ms[d.at[7]];
         record.flags = (d.at[2] ? RECORD_RECOVERED : 0) | (d.at[3] ? RECORD_BOUND : 0);
         record.attempt_id = d.at[4] ? attempt_a : NONE;
         if (d.at[5]) {
