@@ -1,5 +1,6 @@
 /* The daemon's three clocks, and the one rule about them that has to outlive a reboot.
- * Only the server reads them; everybody else is handed a struct now. How long something took is another matter, which
+ * Only the loop reads them: the server, and connections when they have read a socket. Everybody else is handed a struct
+ * now. How long something took is another matter, which
  * decides nothing: anybody may read that clock. */
 #ifndef IDEMD_CLOCK_H
 #define IDEMD_CLOCK_H

@@ -456,6 +456,7 @@ static bool read_once(struct conn *conn)
         return false;
     }
     conn->eof = size == 0;
+    conn->conns->now = clock_now(conn->conns->clock);
     conn->read_ms = conn->conns->now.boot_ms;
     const uint32_t total = (shared ? 0 : conn->in_size) + (uint32_t)size;
     uint8_t *start = shared ? data : conn->in;
@@ -700,9 +701,9 @@ void conns_drain(struct conns *conns)
     mark_all(conns);
 }
 
-void conns_open(struct conns *conns, struct ev_loop *loop)
+void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock)
 {
-    *conns = (struct conns){.loop = loop};
+    *conns = (struct conns){.loop = loop, .clock = clock};
     conns->scratch = mem_alloc(SCRATCH_BYTES);
 }
 

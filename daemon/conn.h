@@ -42,13 +42,15 @@ struct conns {
     bool paused;      /* nothing is decided: the store is behind */
     bool draining;    /* nothing more is read */
     uint8_t *scratch; /* where reads go that a frame boundary ends */
-    struct now now;   /* of this turn */
+    struct clock *clock;
+    struct now now; /* of the last read in this turn, or of the turn */
     /* Called after one connection was read, before the next is. */
     void (*between)(void *context);
     void *between_context;
 };
 
-void conns_open(struct conns *conns, struct ev_loop *loop);
+/* `clock` is read after each read of a socket: no call is decided with a time before it was sent. */
+void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock);
 /* What the service calls. conns->service is set once the service is open. */
 struct service_outlet conns_outlet(struct conns *conns);
 /* Takes a connected, non-blocking socket over. */

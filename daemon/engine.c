@@ -269,29 +269,38 @@ void engine_stalled(struct engine *engine, uint64_t stalled_ms)
     engine->stalled_ms += stalled_ms;
 }
 
-static void end_leases(struct engine *engine, const struct now *now)
+/* Milliseconds are cut off: a clock that shows at_ms may be a part of one short of what was asked for. It is over when
+ * the clock shows more. */
+static bool is_over(const struct deadline *deadline, uint64_t time_ms)
 {
-    const uint64_t lease_time = operation_lease_time(engine, now);
+    return deadline && deadline->at_ms < time_ms;
+}
+
+static void end_leases(struct engine *engine, const struct now *now, uint64_t seen_ms)
+{
+    const uint64_t lease_time = seen_ms - engine->stalled_ms;
     struct deadline *first;
 
-    for (int i = 0; i < LEASE_ENDS_A_TURN; i++) {
-        if (!(first = deadlines_first(&engine->leases)) || first->at_ms > lease_time)
-            return;
+    for (int i = 0; i < LEASE_ENDS_A_TURN && is_over(first = deadlines_first(&engine->leases), lease_time); i++)
         decide_lease_end(engine, (struct operation *)(void *)first, now);
-    }
 }
 
 static void end_waits(struct engine *engine, const struct now *now)
 {
     struct deadline *first;
 
-    while ((first = deadlines_first(&engine->waits)) && first->at_ms <= now->boot_ms)
+    while (is_over(first = deadlines_first(&engine->waits), now->boot_ms))
         decide_wait_end(engine, (struct parked *)(void *)first, now);
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
+}
+
+static uint64_t later(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
 }
 
 /* Takes what is no more from the index, at most so much. */
@@ -367,21 +376,35 @@ static void end_reading(struct engine *engine)
     engine->expected_count = 0;
 }
 
-uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark)
+static uint64_t next_lease_ms(const struct engine *engine, const struct now *now, uint64_t seen_ms)
 {
-    const struct deadline *first;
+    const struct deadline *lease = deadlines_first(&engine->leases);
+
+    if (!lease)
+        return UINT64_MAX;
+    if (is_over(lease, seen_ms - engine->stalled_ms)) /* more have ended than end in one turn */
+        return now->boot_ms;
+    /* One that is over, and may have been renewed by what is not read yet, is looked at soon. */
+    return earlier(later(lease->at_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
+}
+
+static uint64_t next_wait_ms(const struct engine *engine)
+{
+    const struct deadline *wait = deadlines_first(&engine->waits);
+
+    return wait ? wait->at_ms + 1 : UINT64_MAX;
+}
+
+uint64_t engine_turn(struct engine *engine, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark)
+{
     uint64_t next_ms;
 
-    end_leases(engine, now);
+    end_leases(engine, now, seen_ms);
     end_waits(engine, now);
     submit(engine, now, mark);
     next_ms = apply(engine, now);
     end_reading(engine);
-    if ((first = deadlines_first(&engine->leases)))
-        next_ms = earlier(next_ms, earlier(first->at_ms + engine->stalled_ms, now->boot_ms + HEARTBEAT_MS));
-    if ((first = deadlines_first(&engine->waits)))
-        next_ms = earlier(next_ms, first->at_ms);
-    return next_ms;
+    return earlier(next_ms, earlier(next_lease_ms(engine, now, seen_ms), next_wait_ms(engine)));
 }
 
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now)

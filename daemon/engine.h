@@ -5,7 +5,14 @@
  *
  *     call --> find (index) --> rules --> change (store) --> waiters --> reply, released at its number
  *
- * A party is one connection to the engine: what it has parked, and which grants are bound to it. */
+ * A party is one connection to the engine: what it has parked, and which grants are bound to it.
+ *
+ * Leases and waits end late, never early, so it matters which time each function is given:
+ *  - engine_call: when the call was read, or any time after that. Its caller counts from when it was sent.
+ *  - engine_stored: when the flush was known to have returned, or after. A lease that has to be stored runs from there.
+ *  - engine_turn: now, to end waits; and for leases the time before which nothing was sent that is not decided. A Renew
+ *    that came before the end of its lease keeps it, however long the turn was in which it came.
+ *  - A deadline is over when the clock shows more than it, since clocks here show whole milliseconds. */
 #ifndef IDEMD_ENGINE_H
 #define IDEMD_ENGINE_H
 
@@ -95,8 +102,8 @@ void engine_close(struct engine *engine); /* NULL is fine; parked calls get no a
  * look at, the misses of one beside those of the others. Has no other effect. */
 enum { EXPECTED_MAX = 16 };
 void engine_expect(struct engine *engine, struct call *const calls[], unsigned count);
-/* Decides one call, or parks a copy of it; its hash is filled in where it is 0. deadline_ms (boot time) is when its
- * client gives up; UINT64_MAX: never. */
+/* Decides one call that was read at `now` or before, or parks a copy of it; its hash is filled in where it is 0.
+ * deadline_ms (boot time) is when its client gives up; UINT64_MAX: never. */
 void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
                  const struct now *now);
 
@@ -112,12 +119,13 @@ void engine_drain(struct engine *engine);
 
 /* The loop did not turn for stalled_ms: running leases are that much longer. */
 void engine_stalled(struct engine *engine, uint64_t stalled_ms);
-/* Leases, then waits, whose time has come; then hands the open batch over, if there is one and the store is free. Once
- * a turn, after all calls. Returns when (boot time) it wants to be called again at the latest; UINT64_MAX: no need. */
-uint64_t engine_turn(struct engine *engine, const struct now *now, const struct clock_mark *mark);
+/* Ends the leases that were over at seen_ms, then the waits that are over; then hands the open batch over, if there is
+ * one and the store is free. Once a turn, after all calls. seen_ms (boot time): every call that arrived before was
+ * decided. Returns when (boot time) it wants to be called again at the latest; UINT64_MAX: no need. */
+uint64_t engine_turn(struct engine *engine, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark);
 /* Between two calls of a turn: hands the open batch over, if that is worthwhile now. */
 void engine_hand_over(struct engine *engine, const struct now *now, const struct clock_mark *mark);
-/* What store_poll said. */
+/* What store_poll said before `now`. */
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now);
 
 /* The most that the attributes and body of one operation took that was done when the engine was opened: a replay has to

@@ -62,7 +62,9 @@ struct server {
     struct now now;
     uint64_t closed;          /* of the connections that were closed so far, those that a turn has seen */
     uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
-    uint64_t turned_ms;       /* when it last came to the end of a turn */
+    uint64_t began_ms;        /* when its last wait ended */
+    uint64_t turned_ms;       /* when it last came to the end of a turn, */
+    uint64_t looked_ms;       /* and when it had before that */
     uint64_t woke_ns;         /* when its last wait ended, by clock_read_ns */
     uint64_t accept_again_ms; /* 0: accepting */
     uint64_t drain_end_ms;    /* 0: not draining */
@@ -107,6 +109,7 @@ static void on_check(struct ev_loop *loop, ev_check *watcher, int events)
     (void)loop, (void)events;
     server->woke_ns = clock_read_ns();
     read_clock(server);
+    server->began_ms = server->now.boot_ms;
     if (!server->conns.paused)
         note_stall(server, server->planned_ms, server->turned_ms);
 }
@@ -124,6 +127,8 @@ static bool poll_store(struct server *server)
         log_event(LOG_ERROR, "storage_failed", "reason", event.message, NULL);
         _exit(74);
     }
+    /* Leases run from when the flush is known to have returned: not from when this turn began. */
+    read_clock(server);
     service_stored(server->service, &event, &server->now);
     return true;
 }
@@ -221,7 +226,9 @@ static void plan(struct server *server, uint64_t next_ms)
 static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
 {
     struct server *server = watcher->data;
-    const uint64_t began_ms = server->now.boot_ms;
+    /* The wait before the last one showed everything that had come by then. What was there already is decided now, also
+     * what a new connection brought, which is read a turn after it was accepted. */
+    const uint64_t seen_ms = server->looked_ms;
     const bool paused = server->conns.paused;
     uint64_t next_ms;
     int rounds = 0;
@@ -232,13 +239,13 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     if (paused) /* owners' calls were not read since the last turn */
         service_stalled(server->service, server->now.boot_ms - server->turned_ms);
     else
-        note_stall(server, began_ms, began_ms);
+        note_stall(server, server->began_ms, server->began_ms);
     /* Calls that were read are decided before leases end. */
     conns_ready(&server->conns);
     conns_resume(&server->conns);
     do {
         const struct clock_mark mark = mark_of_now(server);
-        next_ms = service_turn(server->service, &server->now, &mark);
+        next_ms = service_turn(server->service, &server->now, seen_ms, &mark);
         /* A batch that was flushed at once has started leases and let answers go: all is looked at again. */
         again = poll_store(server);
         conns_end_deadlines(&server->conns);
@@ -248,6 +255,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     } while (again && ++rounds < ROUNDS_A_TURN);
     if (again)
         next_ms = server->now.boot_ms;
+    server->looked_ms = server->turned_ms;
     server->turned_ms = server->now.boot_ms;
     note_memory(server);
     if (server->conns.closed != server->closed ||
@@ -429,7 +437,7 @@ static bool start(struct server *server, const struct server_options *options, s
     if (!server->store)
         return false;
     start_clock(server);
-    conns_open(&server->conns, server->loop);
+    conns_open(&server->conns, server->loop, &server->clock);
     server->conns.between = between_reads;
     server->conns.between_context = server;
     const struct service_options service_options = {.store = server->store,
@@ -444,6 +452,7 @@ static bool start(struct server *server, const struct server_options *options, s
     const uint64_t loading_ms = server->now.boot_ms;
     read_clock(server);
     service_loaded(server->service, server->now.boot_ms - loading_ms);
+    server->began_ms = server->turned_ms = server->looked_ms = server->now.boot_ms;
     mem_limit(options->memory_max ? options->memory_max : mem_suitable_limit());
     start_watchers(server);
     return true;

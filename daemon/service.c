@@ -488,13 +488,13 @@ void service_hand_over(struct service *service, const struct now *now, const str
         held_submitted(&service->held, store_newest_number(service->store));
 }
 
-uint64_t service_turn(struct service *service, const struct now *now, const struct clock_mark *mark)
+uint64_t service_turn(struct service *service, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark)
 {
     const bool was_busy = store_busy(service->store);
     uint64_t next_ms;
 
     service->now = now;
-    next_ms = engine_turn(service->engine, now, mark);
+    next_ms = engine_turn(service->engine, now, seen_ms, mark);
     if (!was_busy && store_busy(service->store))
         held_submitted(&service->held, store_newest_number(service->store));
     return next_ms;

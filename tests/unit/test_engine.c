@@ -35,7 +35,7 @@ static bool on_alive(void *context, struct party *party)
 static uint64_t turn(struct engine *engine, struct store *store)
 {
     const struct clock_mark mark = {.retention_ms = now.retention_ms, .wall_ms = now.wall_ms, .boot_ms = now.boot_ms};
-    const uint64_t next_ms = engine_turn(engine, &now, &mark);
+    const uint64_t next_ms = engine_turn(engine, &now, now.boot_ms, &mark);
     struct store_event event;
 
     if (store_busy(store))
@@ -118,7 +118,7 @@ static void many_leases_end_a_part_at_a_time(void **state)
         begin(engine, &party, i);
     assert_int_equal(replies - replied, MANY);
     turn(engine, options.store);
-    now.boot_ms += 5000;
+    now.boot_ms += 5001;
     while (engine_counts(engine).interrupted < MANY) {
         const uint64_t next_ms = turn(engine, options.store), ended = engine_counts(engine).interrupted;
         assert_true(ended > before && ended - before <= MOST_A_TURN);

@@ -56,7 +56,7 @@ struct held {
     enum ownership ownership;
     bool resumed;
     uint64_t fence, life, revision;
-    uint32_t attempt;
+    uint32_t attempt, lease_left_ms;
     bool has_outcome, body_dropped;
     uint64_t outcome_sum;
     uint32_t outcome_size;
@@ -303,6 +303,7 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
         told.life = record->life;
         told.revision = record->revision;
         told.attempt = record->attempt;
+        told.lease_left_ms = reply->operation.lease_left_ms;
     }
     if (reply->show_outcome) {
         const struct bytes outcome = slice_bytes(reply->outcome);
@@ -377,7 +378,7 @@ static void turn(void)
 
     world.first_change = -1;
     world.call_request = 0;
-    engine_turn(world.engine, &world.now, &mark);
+    engine_turn(world.engine, &world.now, world.now.boot_ms, &mark);
     release_durable();
 }
 
@@ -397,18 +398,22 @@ static void pass_time(uint64_t ms)
     world.now.retention_ms += ms;
 }
 
+/* What a Get says of an operation: world.reply. */
+static void look_at(int key)
+{
+    struct call call = {.type = CALL_GET, .id = {text("n"), text("c"), text(keys[key])}, .policy = &policy};
+
+    world.call_request = ++world.requests;
+    world.answered = false;
+    engine_call(world.engine, &world.clients[0].party, world.call_request, &call, UINT64_MAX, &world.now);
+    assert_true(world.answered);
+}
+
 /* Each operation is as its last change left it, seen by a Get. */
 static void check_states(void)
 {
-    world.call_request = 0;
     for (int key = 0; key < KEYS; key++) {
-        struct call call = {.type = CALL_GET, .id = {text("n"), text("c"), text(keys[key])}, .policy = &policy};
-        const uint64_t request = ++world.requests;
-
-        world.call_request = request;
-        world.answered = false;
-        engine_call(world.engine, &world.clients[0].party, request, &call, UINT64_MAX, &world.now);
-        assert_true(world.answered);
+        look_at(key);
         if (!model_is_there(&world.state[key], &world.now)) {
             assert_int_equal(world.reply.depends, CODE_NOT_FOUND);
             continue;
@@ -478,10 +483,12 @@ static void compare_with_model(const struct call *call, const struct model_opera
 
 static void make_call(int client, int key, struct call *call)
 {
-    const struct model_operation before = world.state[key];
+    struct model_operation before = world.state[key];
     const uint64_t number = store_next_number(world.store);
     const uint64_t deadline = chance(20) ? world.now.boot_ms + 1 + random_below(3000) : UINT64_MAX;
 
+    look_at(key); /* what is left of its lease is in no change */
+    before.lease_left_ms = world.reply.lease_left_ms;
     call->id = (struct identity){text("n"), text("c"), text(keys[key])};
     call->policy = &policy;
     call->hash = 0;
