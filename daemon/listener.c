@@ -33,20 +33,12 @@ static bool fail(struct store_error *error, const char *address, const char *wha
     return false;
 }
 
-static bool start(struct listener *listener, const char *address, const struct sockaddr *socket_address, socklen_t size,
-                  struct store_error *error)
+/* What did not work closes it. */
+static bool give_up(struct listener *listener, const char *address, const char *what, struct store_error *error)
 {
-    const int on = 1;
-
-    listener->fd = socket(socket_address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (listener->fd < 0)
-        return fail(error, address, "socket", errno);
-    if (socket_address->sa_family != AF_UNIX)
-        setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener->fd, socket_address, size) == 0 && listen(listener->fd, BACKLOG) == 0)
-        return true;
-    fail(error, address, "bind", errno);
+    fail(error, address, what, errno);
     close(listener->fd);
+    listener->fd = -1;
     return false;
 }
 
@@ -88,7 +80,36 @@ static void make_folder(const char *path)
     }
 }
 
-static bool open_unix(struct listener *listener, const char *address, const char *path, struct store_error *error)
+/* Nobody can connect before listen, and then only who may. The mode that is set before bind is the one with which Linux
+ * makes the file, less the umask. */
+static bool start_unix(struct listener *listener, const char *address, const struct sockaddr_un *name,
+                       const struct listener_access *access, struct store_error *error)
+{
+    const char *path = name->sun_path;
+
+    listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener->fd < 0)
+        return fail(error, address, "socket", errno);
+    if (fchmod(listener->fd, (mode_t)access->mode) != 0)
+        return give_up(listener, address, "its mode cannot be set", error);
+    if (bind(listener->fd, (const struct sockaddr *)name, sizeof *name) != 0)
+        return give_up(listener, address, "bind", error);
+    /* From here on the file is ours to remove. */
+    snprintf(listener->path, sizeof listener->path, "%s", path);
+    const char *failed = access->group >= 0 && lchown(path, (uid_t)-1, (gid_t)access->group) != 0
+                             ? "it cannot be given to its group"
+                         : chmod(path, (mode_t)access->mode) != 0 ? "its mode cannot be set"
+                         : listen(listener->fd, BACKLOG) != 0     ? "listen"
+                                                                  : NULL;
+    if (!failed)
+        return true;
+    fail(error, address, failed, errno);
+    listener_close(listener);
+    return false;
+}
+
+static bool open_unix(struct listener *listener, const char *address, const char *path,
+                      const struct listener_access *access, struct store_error *error)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
 
@@ -97,9 +118,8 @@ static bool open_unix(struct listener *listener, const char *address, const char
     memcpy(name.sun_path, path, strlen(path) + 1);
     make_folder(path);
     remove_stale(&name);
-    if (!start(listener, address, (struct sockaddr *)&name, sizeof name, error))
+    if (!start_unix(listener, address, &name, access, error))
         return false;
-    snprintf(listener->path, sizeof listener->path, "%s", path);
     snprintf(listener->address, sizeof listener->address, "unix:%s", path);
     return true;
 }
@@ -124,6 +144,19 @@ static void describe(struct listener *listener)
         getnameinfo((struct sockaddr *)&name, size, host, sizeof host, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV);
     snprintf(listener->address, sizeof listener->address, strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+}
+
+static bool start_tcp(struct listener *listener, const char *address, const struct addrinfo *found,
+                      struct store_error *error)
+{
+    const int on = 1;
+
+    listener->fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener->fd < 0)
+        return fail(error, address, "socket", errno);
+    setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    return (bind(listener->fd, found->ai_addr, found->ai_addrlen) == 0 && listen(listener->fd, BACKLOG) == 0) ||
+           give_up(listener, address, "bind", error);
 }
 
 /* Splits "host:port" or "[host]:port". */
@@ -160,7 +193,7 @@ static bool open_tcp(struct listener *listener, const char *address, const char 
         fail(error, address, "not a loopback address, and TLS and authentication are not there yet", 0);
         error->exit_code = 78;
     } else {
-        good = start(listener, address, found->ai_addr, found->ai_addrlen, error);
+        good = start_tcp(listener, address, found, error);
     }
     freeaddrinfo(found);
     if (good)
@@ -168,11 +201,12 @@ static bool open_tcp(struct listener *listener, const char *address, const char 
     return good;
 }
 
-bool listener_open(struct listener *listener, const char *address, struct store_error *error)
+bool listener_open(struct listener *listener, const char *address, const struct listener_access *access,
+                   struct store_error *error)
 {
     *listener = (struct listener){.fd = -1};
     if (strncmp(address, "unix:", 5) == 0)
-        return open_unix(listener, address, address + 5, error);
+        return open_unix(listener, address, address + 5, access, error);
     if (strncmp(address, "tcp:", 4) == 0)
         return open_tcp(listener, address, address + 4, error);
     return fail(error, address, "write it as unix:/path or tcp:host:port", EINVAL);

@@ -12,9 +12,16 @@ struct listener {
     char path[108];    /* Unix: the socket's file; else empty */
 };
 
+/* Who may connect to a Unix socket: whoever may write its file. */
+struct listener_access {
+    int mode;
+    int64_t group; /* -1: the process's */
+};
+
 /* Listens on "unix:/path" or "tcp:host:port" (a loopback address), non-blocking. A socket file that nobody listens on
  * any more is replaced; the folder of the default path is made. False: *error says why (69 in use, 71, 73, 77). */
-bool listener_open(struct listener *listener, const char *address, struct store_error *error);
+bool listener_open(struct listener *listener, const char *address, const struct listener_access *access,
+                   struct store_error *error);
 /* Closes it, and removes its file. */
 void listener_close(struct listener *listener);
 

@@ -1,6 +1,6 @@
 /* idemd: what it was told, then the server. */
 #include <stdio.h>
-#include <stdlib.h>
+#include <unistd.h>
 
 #include "daemon/check.h"
 #include "daemon/memory.h"
@@ -35,7 +35,7 @@ int main(int argc, char **argv)
     int exit_code;
 
     mem_set_up();
-    if (options_read(&options, argc, argv, getenv, &error)) {
+    if (options_read(&options, argc, argv, environ, &error)) {
         exit_code = act(&options);
     } else {
         fprintf(stderr, "idemd: %s\n", error.message);

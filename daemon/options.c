@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <grp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
@@ -22,6 +23,8 @@ enum kind {
     KIND_DURATION,   /* uint64_t, ms */
     KIND_DURATION32, /* uint32_t, ms */
     KIND_COUNT,      /* uint64_t */
+    KIND_MODE,       /* int: permissions */
+    KIND_GROUP,      /* int64_t: a group's number */
     KIND_WORD,       /* int: the place of its word, plus `least` */
     KIND_FLAG,       /* bool */
     KIND_ACTION,     /* ends everything else */
@@ -55,6 +58,26 @@ static const struct option table[] = {
      "unix:/path or tcp:host:port (loopback only: TLS and authentication are not there yet); may be repeated, up to 16",
      KIND_ADDRESS,
      0,
+     0,
+     0,
+     {0}},
+    {"socket-mode",
+     "IDEMD_SOCKET_MODE",
+     "MODE",
+     NULL,
+     "permissions of Unix sockets, in octal; who may write may connect (0600, or 0660 with --socket-group)",
+     KIND_MODE,
+     AT(server.socket_mode),
+     0,
+     0777,
+     {0}},
+    {"socket-group",
+     "IDEMD_SOCKET_GROUP",
+     "GROUP",
+     NULL,
+     "group that owns Unix sockets, by name or number; else it is that of the process",
+     KIND_GROUP,
+     AT(server.socket_group),
      0,
      0,
      {0}},
@@ -336,6 +359,34 @@ static const char *set_number(const struct option *option, char *at, const char 
     return NULL;
 }
 
+static const char *set_mode(const struct option *option, int *mode, const char *value)
+{
+    const size_t size = strlen(value);
+
+    if (size < 3 || size > 4 || strspn(value, "01234567") != size || strtoul(value, NULL, 8) > option->most)
+        return "write permissions in octal as 600, 0660 or 0666";
+    *mode = (int)strtoul(value, NULL, 8);
+    return NULL;
+}
+
+static const char *set_group(int64_t *group, const char *value)
+{
+    static const struct unit plain[] = {{"", 1}, {NULL, 0}};
+    const struct group *found;
+    uint64_t number;
+
+    if (!read_units(value, plain, &number)) {
+        found = getgrnam(value);
+        if (!found)
+            return "there is no such group";
+        number = found->gr_gid;
+    }
+    if (number >= (gid_t)-1) /* which stands for none */
+        return "no group has such a number";
+    *group = (int64_t)number;
+    return NULL;
+}
+
 /* Returns what is wrong with the value, or NULL. */
 static const char *set(struct options *options, const struct option *option, const char *value)
 {
@@ -347,6 +398,10 @@ static const char *set(struct options *options, const struct option *option, con
         return *value ? NULL : "a path is not empty";
     case KIND_ADDRESS:
         return add_address(options, value);
+    case KIND_MODE:
+        return set_mode(option, (int *)(void *)at, value);
+    case KIND_GROUP:
+        return set_group((int64_t *)(void *)at, value);
     case KIND_WORD:
         return set_word(option, (int *)(void *)at, value);
     case KIND_FLAG:
@@ -371,6 +426,8 @@ _Static_assert(sizeof(enum log_level) == sizeof(int) && sizeof(enum log_format) 
 
 static void set_defaults(struct options *options)
 {
+    options->server.socket_mode = -1;
+    options->server.socket_group = -1;
     for (int i = 0; i < OPTIONS; i++)
         if (table[i].standard)
             set(options, &table[i], table[i].standard);
@@ -390,20 +447,39 @@ static bool set_listen_variable(struct options *options, const char *value, stru
     return options->server.listen_count > 0 || refuse(error, 78, "IDEMD_LISTEN", value, "holds no address");
 }
 
-static bool set_variables(struct options *options, char *(*variable)(const char *name), struct options_error *error)
+static const struct option *find_variable(const char *name, size_t size)
 {
-    for (int i = 0; i < OPTIONS; i++) {
-        const char *value = table[i].variable ? variable(table[i].variable) : NULL;
-        const char *fault;
+    for (int i = 0; i < OPTIONS; i++)
+        if (table[i].variable && strlen(table[i].variable) == size && strncmp(table[i].variable, name, size) == 0)
+            return &table[i];
+    return NULL;
+}
 
-        if (!value)
-            continue;
-        if (table[i].kind == KIND_ADDRESS) {
-            if (!set_listen_variable(options, value, error))
-                return false;
-        } else if ((fault = set(options, &table[i], value))) {
-            return refuse(error, 78, table[i].variable, value, fault);
-        }
+static bool set_variable(struct options *options, const char *name, size_t size, struct options_error *error)
+{
+    const struct option *option = find_variable(name, size);
+    const char *value = name + size + 1, *fault;
+
+    if (!option) {
+        char text[100];
+        snprintf(text, sizeof text, "%.*s", (int)size, name);
+        return refuse(error, 78, text, NULL,
+                      "no such variable: unset it, or correct its name; idemd --help lists them");
+    }
+    if (option->kind == KIND_ADDRESS)
+        return set_listen_variable(options, value, error);
+    fault = set(options, option, value);
+    return !fault || refuse(error, 78, option->variable, value, fault);
+}
+
+/* A name with a mistake in it would leave a default in force, and nobody would know. */
+static bool set_variables(struct options *options, char *const environment[], struct options_error *error)
+{
+    for (; *environment; environment++) {
+        const char *equals = strchr(*environment, '=');
+        if (equals && strncmp(*environment, "IDEMD_", 6) == 0 &&
+            !set_variable(options, *environment, (size_t)(equals - *environment), error))
+            return false;
     }
     return true;
 }
@@ -476,14 +552,24 @@ static bool asks_for_help(struct options *options, int argc, char *const argv[])
     return false;
 }
 
-bool options_read(struct options *options, int argc, char *const argv[], char *(*variable)(const char *name),
+static void set_dependent(struct options *options)
+{
+    if (options->server.socket_mode < 0)
+        options->server.socket_mode = options->server.socket_group < 0 ? 0600 : 0660;
+}
+
+bool options_read(struct options *options, int argc, char *const argv[], char *const environment[],
                   struct options_error *error)
 {
     *options = (struct options){.action = OPTIONS_RUN};
     set_defaults(options);
-    return asks_for_help(options, argc, argv) ||
-           (set_variables(options, variable, error) && set_arguments(options, argc, argv, error) &&
-            check_together(options, error));
+    if (asks_for_help(options, argc, argv))
+        return true;
+    if (!set_variables(options, environment, error) || !set_arguments(options, argc, argv, error) ||
+        !check_together(options, error))
+        return false;
+    set_dependent(options);
+    return true;
 }
 
 void options_release(struct options *options)
@@ -493,6 +579,13 @@ void options_release(struct options *options)
 }
 
 /* ---- Help ------------------------------------------------------------------------------- */
+
+static const char signals[] =
+    "SIGTERM and SIGINT drain: no new connections, open calls are answered, those that wait get UNAVAILABLE. SIGHUP is "
+    "logged and changes nothing, because there is nothing to reload.";
+static const char statuses[] =
+    "0 drained; 64 usage; 65 data not readable as ours; 69 address in use; 70 a bug; 71 the system; 73 cannot create; "
+    "74 storage failed; 75 another daemon holds the directory; 77 not permitted; 78 configuration.";
 
 static const char about[] =
     "idemd makes operations safe to retry: it keeps, for each idempotency key, who may run the operation and what "
@@ -538,6 +631,10 @@ void options_print_help(FILE *out)
         fputc('\n', out);
         print_wrapped(out, option->help, 6);
     }
+    fputs("\nSignals:\n", out);
+    print_wrapped(out, signals, 6);
+    fputs("\nExit status:\n", out);
+    print_wrapped(out, statuses, 6);
 }
 
 /* A hyphen in roff is a minus only where it is escaped. */
@@ -569,12 +666,9 @@ void options_print_man(FILE *out)
         if (option->variable)
             fprintf(out, "(variable: %s)\n", option->variable);
     }
-    fputs(".SH SIGNALS\nSIGTERM and SIGINT drain: no new connections, open calls are answered, those that wait get "
-          "UNAVAILABLE.\n"
-          ".SH EXIT STATUS\n0 drained; 64 usage; 65 data not readable as ours; 69 address in use; 70 a bug; 71 the "
-          "system;\n"
-          "73 cannot create; 74 storage failed; 75 another daemon holds the directory; 77 not permitted; 78 "
-          "configuration.\n"
-          ".SH SEE ALSO\n.BR idem (1)\n",
-          out);
+    fputs(".SH SIGNALS\n", out);
+    print_roff(out, signals);
+    fputs("\n.SH EXIT STATUS\n", out);
+    print_roff(out, statuses);
+    fputs("\n.SH SEE ALSO\n.BR idem (1)\n", out);
 }

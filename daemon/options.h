@@ -35,10 +35,11 @@ struct options_error {
     char message[512];
 };
 
-/* Reads the variables through `variable` (getenv), then argv[1 ..]. True: *options is whole, and what it points to
- * lives as long as argv, the variables and *options. False: *error says why. In both cases options_release lets go of
- * it. --help, --version and --man win over whatever else is there or wrong. */
-bool options_read(struct options *options, int argc, char *const argv[], char *(*variable)(const char *name),
+/* Reads the variables of `environment` ("NAME=value", ended by NULL), then argv[1 ..]. True: *options is whole, and
+ * what it points to lives as long as argv, the environment and *options. False: *error says why; a variable that begins
+ * with IDEMD_ and is none of ours is refused too. In both cases options_release lets go of it. --help, --version and
+ * --man win over whatever else is there or wrong. */
+bool options_read(struct options *options, int argc, char *const argv[], char *const environment[],
                   struct options_error *error);
 void options_release(struct options *options);
 

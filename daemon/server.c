@@ -58,7 +58,7 @@ struct server {
     ev_check check;
     ev_timer wake;
     ev_async stored;
-    ev_signal terminate, interrupt;
+    ev_signal terminate, interrupt, hangup;
     struct now now;
     uint64_t closed;          /* of the connections that were closed so far, those that a turn has seen */
     uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
@@ -330,6 +330,13 @@ static void on_terminate(struct ev_loop *loop, ev_signal *watcher, int events)
     conns_drain(&server->conns);
 }
 
+/* A terminal that is closed, or a script that asks every daemon to reload, ends nothing. */
+static void on_hangup(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+    (void)loop, (void)watcher, (void)events;
+    log_event(LOG_INFO, "hangup", "reason", "SIGHUP changes nothing: there is nothing to reload", NULL);
+}
+
 /* ---- Starting and stopping ------------------------------------------------------------------ */
 
 static void raise_descriptors(void)
@@ -344,8 +351,10 @@ static void raise_descriptors(void)
 
 static bool open_listeners(struct server *server, const struct server_options *options, struct store_error *error)
 {
+    const struct listener_access access = {options->socket_mode, options->socket_group};
+
     for (int i = 0; i < options->listen_count; i++) {
-        if (!listener_open(&server->listeners[i], options->listen[i], error))
+        if (!listener_open(&server->listeners[i], options->listen[i], &access, error))
             return false;
         server->listener_count++;
         ev_io_init(&server->accepts[i], on_accept, server->listeners[i].fd, EV_READ);
@@ -404,6 +413,8 @@ static void start_watchers(struct server *server)
     ev_check_start(server->loop, &server->check);
     ev_signal_start(server->loop, &server->terminate);
     ev_signal_start(server->loop, &server->interrupt);
+    ev_signal_init(&server->hangup, on_hangup, SIGHUP);
+    ev_signal_start(server->loop, &server->hangup);
 }
 
 /* What libev asks of an allocator is realloc, with size 0 for free. Source: ev_set_allocator in ev(3). */
@@ -477,6 +488,7 @@ int server_run(const struct server_options *options)
     int exit_code = 0;
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN); /* until the loop sees it */
     server->planned_ms = UINT64_MAX;
     if (start(server, options, &error)) {
         read_clock(server);

@@ -13,6 +13,8 @@ struct server_options {
     const char *data; /* the store's directory */
     const char *listen[SERVER_LISTENERS_MAX];
     int listen_count;
+    int socket_mode;      /* of Unix sockets */
+    int64_t socket_group; /* likewise; -1: the process's */
     uint64_t quota_bytes;
     bool accept_loss;
     struct policy policy; /* of the default namespace, and of every one that has none of its own */

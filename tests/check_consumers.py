@@ -8,7 +8,7 @@ import tempfile
 
 BUILD = os.environ["IDEMD_BUILD"]
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FLAGS = os.environ.get("IDEMD_TEST_CFLAGS", "")
+FLAGS = os.environ.get("IDEM_TEST_CFLAGS", "")
 SOURCE = """#include <idem.h>
 #include <stdio.h>
 int main(void)

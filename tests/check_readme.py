@@ -20,7 +20,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         source, program = os.path.join(folder, "example.c"), os.path.join(folder, "example")
         open(source, "w").write(code[0])
-        flags = os.environ.get("IDEMD_TEST_CFLAGS", "").split()
+        flags = os.environ.get("IDEM_TEST_CFLAGS", "").split()
         subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags, "-I" + os.path.join(TOP, "client"), source,
                         "-o", program, "-L" + os.path.join(BUILD, "client"), "-lidem",
                         "-Wl,-rpath," + os.path.join(BUILD, "client")], check=True)

@@ -46,6 +46,7 @@ static void run(struct test_daemon *daemon)
     daemon->pid = fork();
     if (daemon->pid == 0) {
         dup2(log[1], STDERR_FILENO);
+        unsetenv("IDEMD_BUILD"); /* no variable of the daemon's */
         execl(program, "idemd", "--data", data, "--listen", daemon->address, "--grace", "0s", (char *)NULL);
         _exit(127);
     }

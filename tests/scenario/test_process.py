@@ -38,6 +38,9 @@ class Starting(Process):
         self.assert_fails(self.run_daemon("--listen", "tcp:192.0.2.1:4336"), 64, "TLS and authentication")
         self.assert_fails(self.run_daemon(IDEMD_LEASE="soon"), 78, "IDEMD_LEASE", "30s")
         self.assert_fails(self.run_daemon("--keep", "1s", "--keep-min", "2s"), 78, "--keep-min")
+        self.assert_fails(self.run_daemon(IDEMD_QUOTTA="1GiB"), 78, "IDEMD_QUOTTA", "no such variable")
+        self.assert_fails(self.run_daemon("--socket-mode", "rw"), 64, "--socket-mode", "octal")
+        self.assert_fails(self.run_daemon("--socket-group", "no such group"), 64, "--socket-group", "no such group")
 
     def test_help_and_version(self):
         for options, says in ((["--help"], b"--listen"), (["--version"], b"idemd "), (["--man"], b".TH IDEMD 8")):
@@ -103,6 +106,33 @@ class Starting(Process):
         daemon.start()
         self.assertEqual(self.client(daemon).begin("k").answer, EXECUTE)
         self.assertEqual(set(os.listdir(daemon.data)), {"lock", "store"})
+
+    def test_who_may_connect(self):
+        """The mode and group of the socket are those asked for, whatever the umask is."""
+        for mask in (0, 0o077, 0o777):
+            for options, mode in (((), 0o600), (("--socket-group", "4321"), 0o660), (("--socket-mode", "0606"), 0o606)):
+                daemon = self.daemon(*options, expect_ready=False)
+                before = os.umask(mask)
+                try:
+                    daemon.start()
+                finally:
+                    os.umask(before)
+                found = os.stat(daemon.socket)
+                self.assertEqual(stat.S_IMODE(found.st_mode), mode)
+                self.assertEqual(found.st_gid, 4321 if "--socket-group" in options else os.getegid())
+                self.assertEqual(self.client(daemon).begin("k").answer, EXECUTE)
+
+    @unittest.skipIf(os.geteuid() != 0, "only root can become somebody who may not")
+    def test_a_group_that_cannot_be_given(self):
+        daemon = self.daemon(expect_ready=False)
+        os.mkdir(daemon.data)
+        os.chmod(daemon.folder, 0o777)
+        os.chown(daemon.data, 65534, 65534)
+        result = subprocess.run([IDEMD, "--data", daemon.data, "--listen", "unix:" + daemon.socket, "--socket-group", "4321"],
+                                stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=PATIENCE, user=65534, group=65534,
+                                extra_groups=[])
+        self.assert_fails(result, 77, daemon.socket, "group")
+        self.assertFalse(os.path.exists(daemon.socket))
 
     def test_several_addresses(self):
         daemon = self.daemon()
@@ -254,6 +284,15 @@ class Draining(Process):
                 self.assertEqual((answer.complete.ownership, found.answer, found.outcome.body), (HELD, REPLAY, b"x" * 3000))
             else:
                 self.assertIn(found.answer, (REPLAY, RUNNING))
+
+    def test_hangup_is_logged_and_changes_nothing(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        grant = client.begin("k").grant
+        daemon.process.send_signal(signal.SIGHUP)
+        self.until(lambda: "event=hangup" in "".join(daemon.log), "not logged")
+        self.assertEqual(client.call(complete=complete("k", grant.fence)).complete.ownership, HELD)
+        self.assertEqual(self.client(daemon).begin("k").answer, REPLAY)
 
     def test_a_second_signal_changes_nothing(self):
         daemon = self.daemon()

@@ -14,12 +14,18 @@
 /* The variables of the test at hand: pairs of name and value. */
 static const char *const *variables;
 
-static char *variable(const char *name)
+static char *const *environment(void)
 {
-    for (const char *const *pair = variables; pair && *pair; pair += 2)
-        if (strcmp(*pair, name) == 0)
-            return (char *)(uintptr_t)pair[1];
-    return NULL;
+    static char text[64][256];
+    static char *all[65];
+    size_t count = 0;
+
+    for (const char *const *pair = variables; pair && *pair; pair += 2, count++) {
+        snprintf(text[count], sizeof text[count], "%s=%s", pair[0], pair[1]);
+        all[count] = text[count];
+    }
+    all[count] = NULL;
+    return all;
 }
 
 static struct options options;
@@ -37,7 +43,7 @@ static bool read_words(const char *words)
     snprintf(text, sizeof text, "%s", words);
     for (char *word = strtok_r(text, "|", &rest); word; word = strtok_r(NULL, "|", &rest))
         argv[argc++] = word;
-    return options_read(&options, argc, argv, variable, &error);
+    return options_read(&options, argc, argv, environment(), &error);
 }
 
 static void assert_refused(const char *words, int exit_code, const char *says)
@@ -269,6 +275,60 @@ static void a_range_holds_for_variables_too(void **state)
     /* A wrong variable is not made right by an option: what is in force may be read from either. */
     variables = short_lease;
     assert_refused("--lease|5s", 78, "IDEMD_LEASE");
+}
+
+static void a_variable_of_ours_that_is_unknown_is_refused(void **state)
+{
+    static const char *const wrong[] = {"IDEMD_QUOTTA", "1GiB", NULL};
+    static const char *const beginning[] = {"IDEMD_QUOTA_", "1GiB", NULL};
+    static const char *const none[] = {"IDEMD_", "", NULL};
+    static const char *const others[] = {"IDEMDQUOTA", "x", "IDEM_ADDRESS", "y", "idemd_quota", "z", "MY_IDEMD_X",
+                                         "",           NULL};
+
+    (void)state;
+    variables = wrong;
+    assert_refused("", 78, "IDEMD_QUOTTA: no such variable");
+    assert_true(read_words("--help"));
+    variables = beginning;
+    assert_refused("--quota|1GiB", 78, "IDEMD_QUOTA_: no such variable");
+    variables = none;
+    assert_refused("", 78, "IDEMD_: no such variable");
+    variables = others;
+    assert_true(read_words(""));
+}
+
+static void who_may_connect(void **state)
+{
+    static const char *const both[] = {"IDEMD_SOCKET_MODE", "0606", "IDEMD_SOCKET_GROUP", "7", NULL};
+    static const char *const modes[] = {"",      "8",     "60",  "66",   "01666", "1777",
+                                        "06660", "0x1b0", "668", "-660", " 660",  "u=rw"};
+    static const char *const groups[] = {"", "no such group", "-1", "4294967295", "99999999999999999999", "7 "};
+    char words[128];
+
+    (void)state;
+    assert_true(read_words(""));
+    assert_int_equal(options.server.socket_mode, 0600);
+    assert_int_equal(options.server.socket_group, -1);
+    assert_true(read_words("--socket-group|root"));
+    assert_int_equal(options.server.socket_mode, 0660);
+    assert_int_equal(options.server.socket_group, 0);
+    assert_true(read_words("--socket-group|4294967294|--socket-mode|640"));
+    assert_int_equal(options.server.socket_mode, 0640);
+    assert_true(options.server.socket_group == 4294967294);
+    assert_true(read_words("--socket-mode|0777"));
+    assert_int_equal(options.server.socket_mode, 0777);
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+        snprintf(words, sizeof words, "--socket-mode=%s", modes[i]);
+        assert_refused(words, 64, "octal");
+    }
+    for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++) {
+        snprintf(words, sizeof words, "--socket-group=%s", groups[i]);
+        assert_refused(words, 64, "group");
+    }
+    variables = both;
+    assert_true(read_words(""));
+    assert_int_equal(options.server.socket_mode, 0606);
+    assert_int_equal(options.server.socket_group, 7);
 }
 
 static void keep_lies_between_its_bounds(void **state)
@@ -514,10 +574,10 @@ static char *printed(void (*print)(FILE *out))
     return text;
 }
 
-static const char *const names[] = {
-    "data",        "listen",         "quota",      "accept-loss", "log-level", "log-format",
-    "keep",        "keep-min",       "keep-max",   "lease",       "grace",     "if-interrupted",
-    "max-outcome", "max-unfinished", "check-data", "version",     "help"};
+static const char *const names[] = {"data",       "listen",         "quota",       "accept-loss",    "log-level",
+                                    "log-format", "keep",           "keep-min",    "keep-max",       "lease",
+                                    "grace",      "if-interrupted", "max-outcome", "max-unfinished", "check-data",
+                                    "version",    "help",           "socket-mode", "socket-group"};
 
 static void help_has_every_option_in_eighty_columns(void **state)
 {
@@ -532,6 +592,8 @@ static void help_has_every_option_in_eighty_columns(void **state)
     }
     assert_null(strstr(text, "--man"));
     assert_non_null(strstr(text, "IDEMD_MAX_UNFINISHED"));
+    assert_non_null(strstr(text, "SIGHUP"));
+    assert_non_null(strstr(text, "Exit status:"));
     for (const char *at = text; *at; at++) {
         column = *at == '\n' ? 0 : column + 1;
         assert_true(column <= 80);
@@ -554,6 +616,7 @@ static void the_manual_page_has_every_option(void **state)
     }
     assert_non_null(strstr(text, "IDEMD_MAX_UNFINISHED"));
     assert_non_null(strstr(text, ".SH EXIT STATUS"));
+    assert_non_null(strstr(text, "SIGHUP"));
     free(text);
 }
 
@@ -571,6 +634,8 @@ int main(void)
         TEST(at_most_sixteen_addresses),
         TEST(the_edges_of_every_range),
         TEST(a_range_holds_for_variables_too),
+        TEST(a_variable_of_ours_that_is_unknown_is_refused),
+        TEST(who_may_connect),
         TEST(keep_lies_between_its_bounds),
         TEST(addresses_that_are_none),
         TEST(tcp_is_for_this_machine_alone),
