@@ -1,56 +1,53 @@
-/* idem: global options, then a command. */
+/* idem: options, a command, its options. The options that all commands have may stand before or after the command. */
 #include "client/command/command.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static const char usage[] =
-    "usage: idem [-s ADDRESS] [-n NAMESPACE] [--caller C] [--timeout D] [--json] COMMAND ...\n"
-    "\n"
-    "  run --key K [--operation O] [--lease D] [--wait D] [--keep D] [--if-interrupted report|take-over]\n"
-    "      [--on-failure doubt|release|keep] [--stdin] -- COMMAND [ARG]...\n"
-    "                 run a command once for its key; later runs get its output and exit status again\n"
-    "  key [--v7|--v4|--name NAME]\n"
-    "                 make a key\n"
-    "  ping [--wait D]\n"
-    "                 0 once the daemon answers\n"
-    "  one call each, with every field as an option (idem CALL --help lists them):\n";
+#include "client/command/help.h"
+#include "proto/text.h"
 
-static const char usage_end[] = "\n"
-                                "  -s ADDRESS     unix:/path or tcp:host:port; else $IDEM_ADDRESS, then "
-                                "unix:$XDG_RUNTIME_DIR/idemd.sock where it is,\n"
-                                "                 then unix:/run/idemd/idemd.sock\n"
-                                "  -n NAMESPACE   else $IDEM_NAMESPACE, then default\n"
-                                "  --caller C     the tenant, account or user that keys belong to\n"
-                                "  --timeout D    how long a call may take (10s)\n"
-                                "  --json         print replies as JSON, in the protobuf JSON mapping\n"
-                                "\n"
-                                "Durations are written 500ms, 30s, 5m, 24h, 7d.\n";
+/* For "Try: idem NAME --help". */
+static const char *subcommand_name;
+
+/* ---- What all parts use ---------------------------------------------------------- */
+
+static void say(const char *format, va_list arguments)
+{
+    char *text;
+    const int size = vasprintf(&text, format, arguments);
+
+    fputs("idem: ", stderr);
+    if (size < 0) {
+        fputs("out of memory", stderr);
+    } else {
+        text_print(stderr, text, (size_t)size);
+        free(text);
+    }
+    fputc('\n', stderr);
+}
 
 void command_say(const char *format, ...)
 {
     va_list arguments;
 
-    fputs("idem: ", stderr);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    say(format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
 }
 
 int command_misuse(const char *format, ...)
 {
     va_list arguments;
 
-    fputs("idem: ", stderr);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    say(format, arguments);
     va_end(arguments);
-    fputs("\nTry: idem --help\n", stderr);
+    fprintf(stderr, "Try: idem %s%s--help\n", subcommand_name ? subcommand_name : "", subcommand_name ? " " : "");
     return EXIT_USAGE;
 }
 
@@ -64,13 +61,22 @@ int command_failed(const struct command *command, idem_error error)
     }
     command_say("%s%s%s", idem_error_name(error), *message ? ": " : "", message);
     if (error == IDEM_ERR_NOT_FOUND)
-        return 17;
+        return EXIT_GONE;
     if (error == IDEM_ERR_INVALID_ARGUMENT || error == IDEM_ERR_MISUSE)
         return EXIT_USAGE;
     return error == IDEM_ERR_LOST ? EXIT_UNREACHABLE : EXIT_OTHER;
 }
 
-bool command_duration(const char *text, uint64_t most_ms, uint64_t *ms)
+void *command_need(void *memory)
+{
+    if (!memory) {
+        command_say("out of memory");
+        exit(EXIT_SYSTEM);
+    }
+    return memory;
+}
+
+const char *command_duration(const char *text, uint64_t most_ms, uint64_t *ms)
 {
     static const struct {
         const char *unit;
@@ -80,17 +86,17 @@ bool command_duration(const char *text, uint64_t most_ms, uint64_t *ms)
     uint64_t count;
 
     if (*text < '0' || *text > '9')
-        return false;
+        return "write a duration as 500ms, 30s, 5m, 24h, 7d";
     errno = 0;
     count = strtoull(text, &end, 10);
-    if (errno)
-        return false;
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
-        if (strcmp(end, units[i].unit) == 0 && count <= most_ms / units[i].ms) {
+        if (strcmp(end, units[i].unit) == 0) {
+            if (errno || count > most_ms / units[i].ms)
+                return most_ms == UINT32_MAX ? "at most 49d" : "too long";
             *ms = count * units[i].ms;
-            return true;
+            return NULL;
         }
-    return false;
+    return "write a duration as 500ms, 30s, 5m, 24h, 7d";
 }
 
 uint8_t *command_read_all(int fd, size_t bytes_max, size_t *size)
@@ -119,102 +125,149 @@ uint8_t *command_read_all(int fd, size_t bytes_max, size_t *size)
             data = larger;
         }
     }
+    const int failed = errno;
     free(data);
+    errno = failed;
     return NULL;
 }
 
-static void help(void)
-{
-    fputs(usage, stdout);
-    one_call_list(stdout);
-    fputs(usage_end, stdout);
-}
+/* ---- The options of all commands -------------------------------------------------- */
 
-/* One global option. Returns how many words it took; 0: it is none; -1: it was wrong, and said so. */
-static int global_option(struct command *command, idem_options *options, int argc, char **argv)
+static const char *set_common(void *user, const char *name, const char *value)
 {
-    const char *name = argv[0], *value = argc > 1 ? argv[1] : NULL;
-    uint64_t ms;
+    struct command *command = user;
+    const char *wrong = NULL;
+    uint64_t ms = 0;
 
-    if (strcmp(name, "--json") == 0) {
+    if (strcmp(name, "address") == 0)
+        command->options.address = value;
+    else if (strcmp(name, "namespace") == 0)
+        command->options.namespace_ = value;
+    else if (strcmp(name, "caller") == 0)
+        command->options.caller = value;
+    else if (strcmp(name, "json") == 0)
         command->json = true;
-        return 1;
-    }
-    if (strcmp(name, "-s") != 0 && strcmp(name, "-n") != 0 && strcmp(name, "--caller") != 0 &&
-        strcmp(name, "--timeout") != 0)
-        return 0;
-    if (!value) {
-        command_misuse("%s needs a value", name);
-        return -1;
-    }
-    if (strcmp(name, "-s") == 0)
-        options->address = value;
-    else if (strcmp(name, "-n") == 0)
-        options->namespace_ = value;
-    else if (strcmp(name, "--caller") == 0)
-        options->caller = value;
-    else if (command_duration(value, UINT32_MAX, &ms) && ms > 0)
+    else if (strcmp(name, "help") == 0)
+        command->help = true;
+    else if (!(wrong = command_duration(value, UINT32_MAX, &ms)) && ms == 0)
+        wrong = "a call needs some time";
+    else
         command->timeout_ms = (uint32_t)ms;
-    else {
-        command_misuse("--timeout %s: write a duration as 500ms, 30s, 5m, 24h, 7d, at most 49d", value);
-        return -1;
-    }
-    return 2;
+    return wrong;
 }
 
-static int dispatch(struct command *command, const idem_options *options, int argc, char **argv)
+static const char *set_start(void *user, const char *name, const char *value)
 {
-    idem_error error;
-    int exit_code;
+    const char **print = user;
 
-    if (strcmp(argv[0], "key") == 0)
-        return command_key(argc, argv);
-    if (strcmp(argv[0], "run") != 0 && strcmp(argv[0], "ping") != 0 && !one_call_known(argv[0]))
-        return command_misuse("%s: no such command", argv[0]);
-    error = idem_open(options, &command->client);
+    (void)value;
+    *print = name;
+    return NULL;
+}
+
+/* What stands only before a command. */
+static const struct option_line start_options[] = {
+    {"version", NULL, "print the version", 0},
+    {"man", NULL, "print the manual page", 0},
+};
+
+/* ---- Running a command --------------------------------------------------------------- */
+
+static bool find_subcommand(const char *name, struct subcommand *found)
+{
+    for (unsigned at = 0; help_subcommand(at, found); at++)
+        if (strcmp(found->name, name) == 0)
+            return true;
+    return false;
+}
+
+static int open_client(struct command *command)
+{
+    const idem_error error = idem_open(&command->options, &command->client);
+
     if (error == IDEM_ERR_ADDRESS)
         return command_misuse("an address is written unix:/path or tcp:host:port");
     if (error != IDEM_OK) {
         command_say("%s", idem_error_name(error));
         return EXIT_OTHER;
     }
-    exit_code = strcmp(argv[0], "run") == 0    ? command_run(command, argc, argv)
-                : strcmp(argv[0], "ping") == 0 ? command_ping(command, argc, argv)
-                                               : one_call(command, argc, argv);
+    return 0;
+}
+
+static int run_subcommand_of(struct command *command, const struct subcommand *subcommand, int argc, char **argv)
+{
+    const struct option_table tables[] = {subcommand->table, help_common(set_common, command)};
+    const int left = options_read(tables, 2, argc, argv);
+    int exit_code;
+
+    if (left < 0)
+        return EXIT_USAGE;
+    if (command->help) {
+        help_print(subcommand);
+        return 0;
+    }
+    const bool words = strcmp(argv[left - 1], "--") == 0 && left < argc;
+    if (!subcommand->takes_words && left < argc)
+        return command_misuse("%s: what is this? Options start with --", argv[left]);
+    if (subcommand->takes_words && !words)
+        return command_misuse(left < argc ? "%s: write -- before the command that is to be run"
+                                          : "%s: needs -- and a command that is to be run",
+                              left < argc ? argv[left] : subcommand->name);
+    if (subcommand->needs_client && (exit_code = open_client(command)) != 0)
+        return exit_code;
+    exit_code = subcommand->run(command, argc - left, argv + left);
     idem_close(command->client);
     return exit_code;
 }
 
-int main(int argc, char **argv)
+static int run_idem(int argc, char **argv)
 {
     struct command command = {0};
-    idem_options options;
-    int at = 1;
+    struct subcommand subcommand;
+    const char *print = NULL;
 
-    idem_options_init(&options);
-    options.client = "idem " IDEMD_VERSION;
-    while (at < argc && argv[at][0] == '-') {
-        if (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0) {
-            help();
-            return 0;
-        }
-        if (strcmp(argv[at], "--version") == 0) {
-            puts("idem " IDEMD_VERSION);
-            return 0;
-        }
-        const int taken = global_option(&command, &options, argc - at, argv + at);
-        if (taken < 0)
-            return EXIT_USAGE;
-        if (taken == 0)
-            return command_misuse("%s: no such option", argv[at]);
-        at += taken;
+    idem_options_init(&command.options);
+    command.options.client = "idem " IDEMD_VERSION;
+    const struct option_table tables[] = {
+        help_common(set_common, &command),
+        {start_options, sizeof start_options / sizeof start_options[0], set_start, &print}};
+    const int at = options_read(tables, 2, argc, argv);
+    if (at < 0)
+        return EXIT_USAGE;
+    if (print && strcmp(print, "version") == 0) {
+        puts("idem " IDEMD_VERSION);
+        return 0;
+    }
+    if (print || command.help) {
+        if (print)
+            help_print_man();
+        else
+            help_print_all();
+        return 0;
     }
     if (at == argc)
         return command_misuse("a command is missing");
-    const int exit_code = dispatch(&command, &options, argc - at, argv + at);
-    if (fflush(stdout) != 0 && exit_code == 0) {
-        command_say("standard output cannot be written");
-        return EXIT_OTHER;
-    }
-    return exit_code;
+    if (!find_subcommand(argv[at], &subcommand))
+        return command_misuse("%s: no such command", argv[at]);
+    subcommand_name = subcommand.name;
+    return run_subcommand_of(&command, &subcommand, argc - at, argv + at);
+}
+
+/* A file or socket that is opened later must not become standard input or output: what is written to standard output
+ * would go there. What was closed stays unusable: it can be read only if it is for writing. */
+static void fill_standard_descriptors(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+            exit(EXIT_SYSTEM);
+}
+
+int main(int argc, char **argv)
+{
+    fill_standard_descriptors();
+    const int exit_code = run_idem(argc, argv);
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return exit_code;
+    command_say("standard output cannot be written: %s", strerror(errno));
+    return EXIT_OUTPUT;
 }

@@ -2,9 +2,9 @@
  * a line here.
  *
  * Options: a field's name with dashes. Times that end in _ms lose that and are durations, but for moments, which are
- * Unix time in ms. Enum values are written in lower case without their prefix. Bytes are taken as they are; "hex:00ff"
- * is hex, "@FILE" a file's content ("@-" standard input). Replies print bytes the same way, so that what was printed
- * can be given. */
+ * Unix time in ms. A bool takes no value. Enum values are written in lower case without their prefix. Bytes are taken
+ * as they are; "hex:00ff" is hex, "@FILE" a file's content ("@-" standard input). Replies print bytes the same way, so
+ * that what was printed can be given. */
 #include "client/command/command.h"
 
 #include <assert.h>
@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "proto/text.h"
 
 enum { VALUE_BYTES_MAX = 64 * 1024 * 1024, NAME_CHARS = 64 };
 
@@ -64,15 +66,6 @@ static void option_name(const ProtobufCFieldDescriptor *field, char name[NAME_CH
 
 /* ---- Reading values --------------------------------------------------------------- */
 
-static void *need(void *memory)
-{
-    if (!memory) {
-        command_say("out of memory");
-        exit(71);
-    }
-    return memory;
-}
-
 static int hex_digit(char c)
 {
     return c >= '0' && c <= '9'   ? c - '0'
@@ -87,7 +80,7 @@ static const char *read_hex(const char *text, ProtobufCBinaryData *data)
 
     if (size % 2)
         return "hex has two digits a byte";
-    data->data = need(malloc(size / 2 + 1));
+    data->data = command_need(malloc(size / 2 + 1));
     data->len = size / 2;
     for (size_t i = 0; i < data->len; i++) {
         const int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
@@ -117,7 +110,7 @@ static const char *read_bytes(const char *text, ProtobufCBinaryData *data)
         return read_hex(text + 4, data);
     if (text[0] == '@')
         return read_file(text + 1, data);
-    *data = (ProtobufCBinaryData){strlen(text), (uint8_t *)need(strdup(text))};
+    *data = (ProtobufCBinaryData){strlen(text), (uint8_t *)command_need(strdup(text))};
     return NULL;
 }
 
@@ -159,10 +152,24 @@ static void enum_word(const ProtobufCEnumDescriptor *descriptor, const char *nam
     word[size] = '\0';
 }
 
+/* "report|take-over". Returns how long that is. */
+static size_t enum_words(const ProtobufCEnumDescriptor *descriptor, char *words, size_t words_bytes)
+{
+    size_t size = 0;
+
+    words[0] = '\0';
+    for (unsigned i = 0; i < descriptor->n_values; i++) {
+        char word[NAME_CHARS];
+        enum_word(descriptor, descriptor->values[i].name, word);
+        if (strcmp(word, "unspecified") != 0 && words_bytes - size > NAME_CHARS)
+            size += (size_t)snprintf(words + size, words_bytes - size, "%s%s", size ? "|" : "", word);
+    }
+    return size;
+}
+
 static const char *read_enum(const ProtobufCEnumDescriptor *descriptor, const char *text, uint32_t *number)
 {
     static char wrong[256];
-    size_t size = 0;
 
     for (unsigned i = 0; i < descriptor->n_values; i++) {
         char word[NAME_CHARS];
@@ -171,16 +178,16 @@ static const char *read_enum(const ProtobufCEnumDescriptor *descriptor, const ch
             *number = (uint32_t)descriptor->values[i].value;
             return NULL;
         }
-        if (strcmp(word, "unspecified") != 0 && size < sizeof wrong - NAME_CHARS)
-            size += (size_t)snprintf(wrong + size, sizeof wrong - size, "%s%s", size ? ", " : "one of ", word);
     }
+    memcpy(wrong, "one of ", 7);
+    enum_words(descriptor, wrong + 7, sizeof wrong - 7);
     return wrong;
 }
 
 static const char *read_time(const ProtobufCFieldDescriptor *field, const char *text, uint64_t most, uint64_t *number)
 {
     if (is_duration(field))
-        return command_duration(text, most, number) ? NULL : "write a duration as 500ms, 30s, 5m, 24h, 7d";
+        return command_duration(text, most, number);
     return read_number(text, most, number);
 }
 
@@ -191,7 +198,7 @@ static const char *set_scalar(const ProtobufCFieldDescriptor *field, void *at, c
 
     switch (field->type) {
     case PROTOBUF_C_TYPE_STRING:
-        *(char **)at = need(strdup(value));
+        *(char **)at = command_need(strdup(value));
         return NULL;
     case PROTOBUF_C_TYPE_BYTES:
         return read_bytes(value, at);
@@ -200,9 +207,7 @@ static const char *set_scalar(const ProtobufCFieldDescriptor *field, void *at, c
     case PROTOBUF_C_TYPE_SINT32:
         return read_signed(value, at);
     case PROTOBUF_C_TYPE_BOOL:
-        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
-            return "true or false";
-        *(protobuf_c_boolean *)at = value[0] == 't';
+        *(protobuf_c_boolean *)at = true;
         return NULL;
     case PROTOBUF_C_TYPE_UINT32:
         if (!(wrong = read_time(field, value, UINT32_MAX, &number)))
@@ -221,9 +226,9 @@ static const char *set_attribute(ProtobufCMessage *attribute, const char *value)
 {
     const char *equals = strchr(value, '=');
 
-    if (!equals)
-        return "write it as NAME=VALUE";
-    char *name = need(strndup(value, (size_t)(equals - value)));
+    if (!equals || equals == value)
+        return "write it as NAME=BYTES";
+    char *name = command_need(strndup(value, (size_t)(equals - value)));
     const ProtobufCFieldDescriptor *fields = attribute->descriptor->fields;
     *(char **)field_at(attribute, fields[0].offset) = name;
     return read_bytes(equals + 1, field_at(attribute, fields[1].offset));
@@ -231,7 +236,7 @@ static const char *set_attribute(ProtobufCMessage *attribute, const char *value)
 
 static ProtobufCMessage *new_message(const ProtobufCMessageDescriptor *descriptor)
 {
-    ProtobufCMessage *message = need(calloc(1, descriptor->sizeof_message));
+    ProtobufCMessage *message = command_need(calloc(1, descriptor->sizeof_message));
 
     descriptor->message_init(message);
     return message;
@@ -243,18 +248,19 @@ static const char *append(ProtobufCMessage *message, const ProtobufCFieldDescrip
     void **array = field_at(message, field->offset);
 
     if (field->type == PROTOBUF_C_TYPE_BYTES) {
-        ProtobufCBinaryData *all = need(realloc(*array, (*count + 1) * sizeof *all));
+        ProtobufCBinaryData *all = command_need(realloc(*array, (*count + 1) * sizeof *all));
         *array = all;
         return read_bytes(value, &all[(*count)++]);
     }
     assert(field->type == PROTOBUF_C_TYPE_MESSAGE);
-    ProtobufCMessage **all = need(realloc(*array, (*count + 1) * sizeof(void *)));
+    ProtobufCMessage **all = command_need(realloc(*array, (*count + 1) * sizeof(void *)));
     *array = all;
     all[*count] = new_message(field->descriptor);
     return set_attribute(all[(*count)++], value);
 }
 
-const char *message_set(ProtobufCMessage *message, const char *name, const char *value, bool *known)
+/* *known: it has such a field, itself or in a message within. */
+static const char *set_field(ProtobufCMessage *message, const char *name, const char *value, bool *known)
 {
     for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
@@ -263,7 +269,7 @@ const char *message_set(ProtobufCMessage *message, const char *name, const char 
         if (field->type == PROTOBUF_C_TYPE_MESSAGE && field->label != PROTOBUF_C_LABEL_REPEATED) {
             ProtobufCMessage **inner = field_at(message, field->offset);
             ProtobufCMessage *tried = *inner ? *inner : new_message(field->descriptor);
-            const char *wrong = message_set(tried, name, value, known);
+            const char *wrong = set_field(tried, name, value, known);
             if (*known)
                 *inner = tried;
             else if (!*inner)
@@ -283,7 +289,62 @@ const char *message_set(ProtobufCMessage *message, const char *name, const char 
     return NULL;
 }
 
-static const char *kind_of(const ProtobufCFieldDescriptor *field)
+const char *message_set(ProtobufCMessage *message, const char *name, const char *value)
+{
+    bool known;
+    const char *wrong = set_field(message, name, value, &known);
+
+    assert(known);
+    return wrong;
+}
+
+/* ---- Options ------------------------------------------------------------------------ */
+
+/* What each option means, by its name. */
+static const struct meaning field_help[] = {
+    {"key", "the idempotency key of the operation, 1 to 255 bytes"},
+    {"operation", "what is done, \"POST /charges\"; part of the match"},
+    {"fingerprint", "a digest of what is asked for; part of the match"},
+    {"other-fingerprint", "a digest by an older rule, which matches too; may be repeated"},
+    {"attempt-id", "16 bytes that name this attempt; without it a new one is made"},
+    {"owner", "who runs it, for people; by default host and process"},
+    {"lease", "how long the grant lasts unless it is renewed; by default the namespace's, or as long as before"},
+    {"wait", "how long to wait for what is not there yet"},
+    {"if-interrupted", "what to do if an owner is gone and nobody knows whether it took effect: say so, or take over"},
+    {"first-sent-ms", "when this key was first sent"},
+    {"input", "what whoever takes over needs, up to 64 KiB"},
+    {"bind-to-connection", "the lease ends soon after the connection does, and that is when this call returns"},
+    {"keep", "how long the outcome is given to everyone who asks; by default the namespace's"},
+    {"keep-body", "how long its body is kept; by default as long as the outcome"},
+    {"take-over-revision", "take over this very interruption only"},
+    {"fence", "the fence of the grant that this call is about"},
+    {"kind", "how it ended; failed is final too: everyone gets it back"},
+    {"code", "the application's code: an HTTP status, an exit status"},
+    {"attribute", "one more fact of the outcome, a header for example; may be repeated"},
+    {"body", "the outcome itself"},
+    {"body-dropped", "the outcome has a body, which is not given"},
+    {"body-bytes", "how large that body is"},
+    {"attributes-dropped", "the outcome has attributes, which are not given"},
+    {"effect", "what is known: it may have had one; this attempt had none; no attempt had one"},
+    {"name", "the name of the checkpoint, 1 to 64 bytes"},
+    {"data", "what belongs to the checkpoint, up to 64 KiB"},
+    {"limit", "how many at most"},
+    {"revision", "the revision of the operation that was looked at"},
+    {"verdict", "what was found out: it took effect, or it did not and the key is free again"},
+    {"reason", "why, for the daemon's log"},
+    {"state", "only operations in this state"},
+    {"cursor", "go on where the page before ended"},
+};
+
+static const char *help_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof field_help / sizeof field_help[0]; i++)
+        if (strcmp(field_help[i].word, name) == 0)
+            return field_help[i].text;
+    return "";
+}
+
+static const char *argument_of(const ProtobufCFieldDescriptor *field, char *words, size_t words_bytes)
 {
     switch (field->type) {
     case PROTOBUF_C_TYPE_STRING:
@@ -291,30 +352,42 @@ static const char *kind_of(const ProtobufCFieldDescriptor *field)
     case PROTOBUF_C_TYPE_BYTES:
         return "BYTES";
     case PROTOBUF_C_TYPE_BOOL:
-        return "true|false";
+        return NULL;
     case PROTOBUF_C_TYPE_ENUM:
-        return "WORD";
+        enum_words(field->descriptor, words, words_bytes);
+        return words;
     case PROTOBUF_C_TYPE_MESSAGE:
         return "NAME=BYTES";
     default:
-        return is_duration(field) ? "D" : "N";
+        return is_duration(field) ? "D" : is_moment(field->name) ? "TIME" : "N";
     }
 }
 
-void message_print_help(FILE *out, const ProtobufCMessageDescriptor *descriptor)
+static size_t add_options(const ProtobufCMessageDescriptor *descriptor, struct option_line *lines, size_t count)
 {
+    static char names[MESSAGE_OPTIONS_MAX][NAME_CHARS], words[MESSAGE_OPTIONS_MAX][2 * NAME_CHARS];
+
     for (unsigned i = 0; i < descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
-        char option[NAME_CHARS];
 
         if (field->type == PROTOBUF_C_TYPE_MESSAGE && field->label != PROTOBUF_C_LABEL_REPEATED) {
-            message_print_help(out, field->descriptor);
+            count = add_options(field->descriptor, lines, count);
             continue;
         }
-        option_name(field, option);
-        fprintf(out, "  --%s %s%s\n", option, kind_of(field),
-                field->label == PROTOBUF_C_LABEL_REPEATED ? " (may be given several times)" : "");
+        if (strcmp(field->name, "namespace") == 0 || strcmp(field->name, "caller") == 0)
+            continue;
+        assert(count < MESSAGE_OPTIONS_MAX);
+        option_name(field, names[count]);
+        lines[count] = (struct option_line){names[count], argument_of(field, words[count], sizeof words[count]),
+                                            help_of(names[count]), 0};
+        count++;
     }
+    return count;
+}
+
+size_t message_options(const ProtobufCMessageDescriptor *descriptor, struct option_line lines[MESSAGE_OPTIONS_MAX])
+{
+    return add_options(descriptor, lines, 0);
 }
 
 /* ---- Printing ------------------------------------------------------------------------------ */
@@ -371,16 +444,6 @@ static void print_text_bytes(FILE *out, const ProtobufCBinaryData *data)
         fprintf(out, "%02x", data->data[i]);
 }
 
-static void print_text_string(FILE *out, const char *text)
-{
-    for (; *text; text++) {
-        if ((unsigned char)*text < ' ' || *text == '\\')
-            fprintf(out, "\\x%02x", (unsigned char)*text);
-        else
-            fputc(*text, out);
-    }
-}
-
 static void print_number(FILE *out, const ProtobufCFieldDescriptor *field, const void *at)
 {
     switch (field->type) {
@@ -411,7 +474,7 @@ static void print_text_value(FILE *out, const char *name, const ProtobufCFieldDe
     }
     fprintf(out, "%s ", name);
     if (field->type == PROTOBUF_C_TYPE_STRING) {
-        print_text_string(out, *(char *const *)at);
+        text_print(out, *(char *const *)at, strlen(*(char *const *)at));
     } else if (field->type == PROTOBUF_C_TYPE_BYTES) {
         print_text_bytes(out, at);
     } else if (field->type == PROTOBUF_C_TYPE_BOOL) {
@@ -455,14 +518,15 @@ void message_print_text(FILE *out, const ProtobufCMessage *message)
 
 static void print_json_string(FILE *out, const char *text)
 {
+    size_t left = strlen(text);
+
     fputc('"', out);
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            fprintf(out, "\\%c", *text);
-        else if ((unsigned char)*text < ' ')
-            fprintf(out, "\\u%04x", (unsigned char)*text);
-        else
-            fputc(*text, out);
+    while (left > 0) {
+        char escaped[TEXT_CHARACTER_BYTES_MAX];
+        size_t taken;
+        fwrite(escaped, 1, text_escape(escaped, text, left, TEXT_JSON, &taken), out);
+        text += taken;
+        left -= taken;
     }
     fputc('"', out);
 }

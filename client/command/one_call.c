@@ -8,84 +8,56 @@
 #include "client/calls.h"
 #include "client/client.h"
 
+static const struct meaning begin_exits[] = {
+    {"0", "execute: it may run"},
+    {"10", "replay: it is done, and here is its outcome"},
+    {"11", "running: another owner has it"},
+    {"12", "mismatch: the key belongs to another request"},
+    {"13", "interrupted: its owner is gone, and nobody knows whether it took effect"},
+    {"14", "expired: the key was first sent too long ago to tell"},
+    {NULL, NULL},
+};
+
+static const struct meaning owner_exits[] = {
+    {"0", "held: the call took effect, or had already"},
+    {"15", "lost: a later grant owns the operation"},
+    {"16", "final: it is done, otherwise than this call says"},
+    {"17", "gone: it is no more: released, forgotten, resolved or expired"},
+    {NULL, NULL},
+};
+
+static const struct meaning look_exits[] = {
+    {"0", "found"},
+    {"17", "there is no such operation"},
+    {NULL, NULL},
+};
+
 /* Hello is the connection's, and Cancel makes no sense alone. */
-static const ProtobufCFieldDescriptor *call_field(const char *name)
+static bool is_call(const ProtobufCFieldDescriptor *field)
 {
-    const ProtobufCFieldDescriptor *field =
-        protobuf_c_message_descriptor_get_field_by_name(&idem__v1__request__descriptor, name);
-
-    if (!field || field->type != PROTOBUF_C_TYPE_MESSAGE || strcmp(name, "hello") == 0 || strcmp(name, "cancel") == 0)
-        return NULL;
-    return field;
+    return field->type == PROTOBUF_C_TYPE_MESSAGE && strcmp(field->name, "hello") != 0 &&
+           strcmp(field->name, "cancel") != 0;
 }
 
-bool one_call_known(const char *name)
+/* The request that the options fill in. It and what hangs from it live until the process ends. */
+static ProtobufCMessage *message;
+static const ProtobufCFieldDescriptor *called;
+
+static const char *set(void *user, const char *name, const char *value)
 {
-    return call_field(name) != NULL;
-}
+    const ProtobufCMessageDescriptor *descriptor = user;
 
-void one_call_list(FILE *out)
-{
-    const ProtobufCMessageDescriptor *request = &idem__v1__request__descriptor;
-
-    fputs("    ", out);
-    for (unsigned i = 0; i < request->n_fields; i++)
-        if (call_field(request->fields[i].name))
-            fprintf(out, " %s", request->fields[i].name);
-    fputc('\n', out);
-}
-
-static void help(const ProtobufCFieldDescriptor *field)
-{
-    printf("usage: idem [...] %s OPTIONS\n\n", field->name);
-    message_print_help(stdout, field->descriptor);
-    fputs("\nD is a duration (500ms, 30s, 5m, 24h, 7d). BYTES are taken as they are; hex:00ff is hex, @FILE a file's "
-          "content,\n"
-          "@- standard input.\n\n"
-          "Exit status: 0 EXECUTE, HELD or found; 10 REPLAY, 11 RUNNING, 12 MISMATCH, 13 INTERRUPTED, 14 EXPIRED, 15 "
-          "LOST,\n"
-          "16 FINAL, 17 GONE or NOT_FOUND, 64 usage, 69 not reachable, 70 another status.\n",
-          stdout);
-}
-
-/* One option and its value. Returns how many words it took, 0: it was wrong, and said so. */
-static int read_option(ProtobufCMessage *message, int argc, char **argv)
-{
-    char name[64];
-    const char *value = strchr(argv[0], '='), *wrong;
-    int taken = 1;
-    bool known;
-
-    if (strncmp(argv[0], "--", 2) != 0) {
-        command_misuse("%s: not an option", argv[0]);
-        return 0;
+    if (!message) {
+        message = command_need(malloc(descriptor->sizeof_message));
+        descriptor->message_init(message);
     }
-    const size_t size = value ? (size_t)(value - argv[0] - 2) : strlen(argv[0]) - 2;
-    snprintf(name, sizeof name, "%.*s", (int)(size < sizeof name ? size : sizeof name - 1), argv[0] + 2);
-    if (value) {
-        value++;
-    } else if (argc > 1 && strcmp(name, "bind-to-connection") != 0) {
-        value = argv[1];
-        taken = 2;
-    } else {
-        value = "true";
-    }
-    wrong = message_set(message, name, value, &known);
-    if (known && !wrong)
-        return taken;
-    if (known)
-        command_misuse("--%s %s: %s", name, value, wrong);
-    else
-        command_misuse("--%s: no such option of this call", name);
-    return 0;
+    return message_set(message, name, value);
 }
 
 static void fill_id(const idem_client *client, Idem__V1__OperationId **op)
 {
     if (!*op) {
-        *op = malloc(sizeof **op);
-        if (!*op)
-            abort();
+        *op = command_need(malloc(sizeof **op));
         idem__v1__operation_id__init(*op);
     }
     if (!*(*op)->namespace_)
@@ -103,8 +75,11 @@ static void fill_attempt(ProtobufCBinaryData *attempt_id)
 }
 
 /* What an option did not say is the client's. */
-static uint32_t fill_defaults(const idem_client *client, Idem__V1__Request *request)
+static uint32_t fill_defaults(const struct command *command, Idem__V1__Request *request)
 {
+    const idem_client *client = command->client;
+    char *given = (char *)(uintptr_t)command->options.namespace_;
+
     switch (request->call_case) {
     case IDEM__V1__REQUEST__CALL_BEGIN:
         fill_id(client, &request->begin->op);
@@ -122,8 +97,14 @@ static uint32_t fill_defaults(const idem_client *client, Idem__V1__Request *requ
     case IDEM__V1__REQUEST__CALL_GET:
         fill_id(client, &request->get->op);
         return request->get->wait_ms;
+    /* These are about all namespaces, unless the command line names one. */
     case IDEM__V1__REQUEST__CALL_LIST:
+        if (given)
+            request->list->namespace_ = given;
+        return 0;
     case IDEM__V1__REQUEST__CALL_STATS:
+        if (given)
+            request->stats->namespace_ = given;
         return 0;
     default:
         /* All others have their op first. */
@@ -140,14 +121,17 @@ _Static_assert(offsetof(Idem__V1__CompleteRequest, op) == offsetof(Idem__V1__Rel
 
 static int exit_of_ownership(Idem__V1__Ownership ownership)
 {
-    static const int codes[] = {EXIT_OTHER, 0, 15, 16, 17};
+    static const int codes[] = {EXIT_OTHER, 0, EXIT_LOST, EXIT_FINAL, EXIT_GONE};
 
     return ownership < sizeof codes / sizeof codes[0] ? codes[ownership] : EXIT_OTHER;
 }
 
 static int exit_of(const Idem__V1__Response *response)
 {
-    static const int answers[] = {EXIT_OTHER, 0, 10, 11, 12, 13, 14};
+    static const int answers[] = {
+        EXIT_OTHER,          0, EXIT_REPLAY, EXIT_ANSWER_RUNNING, EXIT_ANSWER_MISMATCH, EXIT_ANSWER_INTERRUPTED,
+        EXIT_ANSWER_EXPIRED,
+    };
 
     switch (response->result_case) {
     case IDEM__V1__RESPONSE__RESULT_BEGIN:
@@ -170,31 +154,21 @@ static int exit_of(const Idem__V1__Response *response)
     }
 }
 
-int one_call(struct command *command, int argc, char **argv)
+static int run(struct command *command, int argc, char **argv)
 {
-    const ProtobufCFieldDescriptor *field = call_field(argv[0]);
-    /* Static: it and what hangs from it live until the process ends. */
-    static ProtobufCMessage *message;
+    const ProtobufCMessageDescriptor *descriptor = called->descriptor;
     Idem__V1__Request request = IDEM__V1__REQUEST__INIT;
     idem_error error;
 
-    message = malloc(((const ProtobufCMessageDescriptor *)field->descriptor)->sizeof_message);
-    if (!message)
-        abort();
-    ((const ProtobufCMessageDescriptor *)field->descriptor)->message_init(message);
-    for (int at = 1; at < argc;) {
-        if (strcmp(argv[at], "--help") == 0) {
-            help(field);
-            return 0;
-        }
-        const int taken = read_option(message, argc - at, argv + at);
-        if (taken == 0)
-            return EXIT_USAGE;
-        at += taken;
+    (void)argc;
+    (void)argv;
+    if (!message) {
+        message = command_need(malloc(descriptor->sizeof_message));
+        descriptor->message_init(message);
     }
-    request.call_case = (Idem__V1__Request__CallCase)field->id;
+    request.call_case = (Idem__V1__Request__CallCase)called->id;
     request.hello = (Idem__V1__HelloRequest *)(void *)message;
-    const uint32_t wait_ms = fill_defaults(command->client, &request);
+    const uint32_t wait_ms = fill_defaults(command, &request);
     client_begin_call(command->client);
     error = client_exchange(command->client, &request, client_deadline(command->client, command->timeout_ms, wait_ms));
     if (error != IDEM_OK)
@@ -207,4 +181,55 @@ int one_call(struct command *command, int argc, char **argv)
         message_print_text(stdout, result);
     }
     return exit_of(command->client->response);
+}
+
+/* ---- The commands --------------------------------------------------------------------- */
+
+static const struct {
+    const char *name, *about;
+    const struct meaning *exits;
+} calls[] = {
+    {"begin", "Ask whether an operation may run. Only the answer \"execute\" is permission to run it.", begin_exits},
+    {"complete", "Store the outcome of an operation that was granted.", owner_exits},
+    {"release", "Let go of an operation without an outcome, and say what is known of its effect.", owner_exits},
+    {"renew", "Renew the lease of an operation that was granted.", owner_exits},
+    {"checkpoint", "Store how far an operation got, for whoever takes over, and renew its lease.", owner_exits},
+    {"get", "Look at an operation, and claim nothing.", look_exits},
+    {"recover", "Take over operations whose owners are gone, longest interrupted first.", look_exits},
+    {"resolve", "Say what became of an interrupted operation, as an operator who has found out.", owner_exits},
+    {"forget", "Remove a finished operation, so that its key is new again.", owner_exits},
+    {"list", "List operations, of all namespaces unless --namespace names one.", look_exits},
+    {"stats", "Print what the daemon counts, of one namespace if --namespace names it.", look_exits},
+};
+
+static void find_texts(struct subcommand *subcommand)
+{
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++)
+        if (strcmp(calls[i].name, subcommand->name) == 0) {
+            subcommand->about = calls[i].about;
+            subcommand->exits = calls[i].exits;
+        }
+}
+
+bool one_call_at(unsigned at, struct subcommand *subcommand)
+{
+    const ProtobufCMessageDescriptor *request = &idem__v1__request__descriptor;
+    static struct option_line lines[MESSAGE_OPTIONS_MAX];
+
+    for (unsigned i = 0; i < request->n_fields; i++) {
+        if (!is_call(&request->fields[i]) || at-- > 0)
+            continue;
+        called = &request->fields[i];
+        *subcommand = (struct subcommand){
+            .name = called->name,
+            .usage = "[OPTION]...",
+            .about = "",
+            .table = {lines, message_options(called->descriptor, lines), set, (void *)(uintptr_t)called->descriptor},
+            .needs_client = true,
+            .run = run,
+        };
+        find_texts(subcommand);
+        return true;
+    }
+    return false;
 }

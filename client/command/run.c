@@ -60,65 +60,76 @@ static uint64_t now_ms(void)
 
 /* ---- Options ---------------------------------------------------------------------- */
 
-static const char *duration_option(const char *value, uint64_t most_ms, uint64_t *ms)
-{
-    return command_duration(value, most_ms, ms) ? NULL : "write a duration as 500ms, 30s, 5m, 24h, 7d";
-}
+static struct run the_run;
 
-static const char *set_option(struct run *run, const char *name, const char *value)
-{
-    uint64_t ms = 0;
-    const char *wrong = NULL;
+static const struct option_line lines[] = {
+    {"key", "KEY", "the idempotency key: runs with the same key are one run", 0},
+    {"operation", "TEXT", "what is done, for people; part of the match", 0},
+    {"lease", "D", "after how long another may find the run interrupted if this process vanishes; it is renewed", 0},
+    {"wait", "D", "how long to wait for the outcome if the command runs elsewhere; by default not at all", 0},
+    {"keep", "D", "how long the outcome is given again", 0},
+    {"if-interrupted", "report|take-over",
+     "what to do if an earlier run ended without an outcome: say so and run nothing, or run the command again", 0},
+    {"on-failure", "doubt|release|keep",
+     "what an exit status other than 0 means. doubt: it may have taken effect, and the next run is told that it was "
+     "interrupted; this is the default. release: it did nothing, and the next run runs it again. keep: it failed for "
+     "good, and every later run gets the same output and exit status",
+     0},
+    {"stdin", NULL, "read standard input first, up to 16 MiB, and give it to the command; part of the match", 0},
+};
 
-    if (strcmp(name, "--key") == 0)
-        run->begin.op.key = value;
-    else if (strcmp(name, "--operation") == 0)
-        run->begin.operation = value;
-    else if (strcmp(name, "--keep") == 0)
-        wrong = duration_option(value, UINT64_MAX, &run->begin.keep_ms);
-    else if (strcmp(name, "--lease") == 0) {
-        wrong = duration_option(value, UINT32_MAX, &ms);
-        run->begin.lease_ms = (uint32_t)ms;
-    } else if (strcmp(name, "--wait") == 0) {
-        wrong = duration_option(value, UINT32_MAX, &ms);
-        run->begin.wait_ms = (uint32_t)ms;
-    } else if (strcmp(name, "--if-interrupted") == 0) {
-        run->begin.if_interrupted = strcmp(value, "take-over") == 0 ? IDEM_TAKE_OVER : IDEM_REPORT;
-        wrong = strcmp(value, "take-over") == 0 || strcmp(value, "report") == 0 ? NULL : "report or take-over";
-    } else if (strcmp(name, "--on-failure") == 0) {
-        run->on_failure = strcmp(value, "release") == 0 ? ON_FAILURE_RELEASE
-                          : strcmp(value, "keep") == 0  ? ON_FAILURE_KEEP
-                                                        : ON_FAILURE_DOUBT;
-        wrong = run->on_failure != ON_FAILURE_DOUBT || strcmp(value, "doubt") == 0 ? NULL : "doubt, release or keep";
-    } else {
-        wrong = "no such option";
+static const char *set_word(const char *value, const char *const *words, int *place)
+{
+    static char wrong[64];
+    size_t size = 0;
+
+    for (int i = 0; words[i]; i++) {
+        if (strcmp(words[i], value) == 0) {
+            *place = i;
+            return NULL;
+        }
+        size += (size_t)snprintf(wrong + size, sizeof wrong - size, "%s%s", i ? "|" : "one of ", words[i]);
     }
     return wrong;
 }
 
-static bool read_options(struct run *run, int argc, char **argv)
+static const char *set_milliseconds(const char *value, uint32_t *ms)
 {
-    int at = 1;
+    uint64_t read_ms = 0;
+    const char *wrong = command_duration(value, UINT32_MAX, &read_ms);
 
-    while (at < argc && strcmp(argv[at], "--") != 0) {
-        if (strcmp(argv[at], "--stdin") == 0) {
-            run->use_stdin = true;
-            at++;
-            continue;
-        }
-        const char *wrong = at + 1 < argc ? set_option(run, argv[at], argv[at + 1]) : "needs a value";
-        if (wrong) {
-            command_misuse("%s: %s", argv[at], wrong);
-            return false;
-        }
-        at += 2;
+    *ms = (uint32_t)read_ms;
+    return wrong;
+}
+
+static const char *set_option(void *user, const char *name, const char *value)
+{
+    static const char *const if_interrupted[] = {"report", "take-over", NULL};
+    static const char *const on_failure[] = {"doubt", "release", "keep", NULL};
+    struct run *run = user;
+    const char *wrong = NULL;
+    int place = 0;
+
+    if (strcmp(name, "key") == 0)
+        run->begin.op.key = value;
+    else if (strcmp(name, "operation") == 0)
+        run->begin.operation = value;
+    else if (strcmp(name, "keep") == 0)
+        wrong = command_duration(value, UINT64_MAX, &run->begin.keep_ms);
+    else if (strcmp(name, "lease") == 0)
+        wrong = set_milliseconds(value, &run->begin.lease_ms);
+    else if (strcmp(name, "wait") == 0)
+        wrong = set_milliseconds(value, &run->begin.wait_ms);
+    else if (strcmp(name, "if-interrupted") == 0) {
+        wrong = set_word(value, if_interrupted, &place);
+        run->begin.if_interrupted = place ? IDEM_TAKE_OVER : IDEM_REPORT;
+    } else if (strcmp(name, "on-failure") == 0) {
+        wrong = set_word(value, on_failure, &place);
+        run->on_failure = (enum on_failure)place;
+    } else {
+        run->use_stdin = true;
     }
-    if (!run->begin.op.key || at + 1 >= argc) {
-        command_misuse(run->begin.op.key ? "run needs -- COMMAND" : "run needs --key");
-        return false;
-    }
-    run->argv = argv + at + 1;
-    return true;
+    return wrong;
 }
 
 /* What makes a run the same run: the command, its arguments, and what it is given. */
@@ -454,33 +465,72 @@ static int was_run(const struct run *run, const idem_run_reply *reply, idem_erro
     return EXIT_INTERRUPTED;
 }
 
-int command_run(struct command *command, int argc, char **argv)
+static int run_command(struct command *command, int argc, char **argv)
 {
-    struct run run = {.command = command};
+    struct run *run = &the_run;
     idem_hello_reply hello;
     idem_run_reply reply;
     idem_error error;
     int exit_code;
 
-    if (!read_options(&run, argc, argv))
-        return EXIT_USAGE;
-    if (run.use_stdin && !(run.input = command_read_all(STDIN_FILENO, STDIN_BYTES_MAX, &run.input_bytes))) {
+    (void)argc;
+    run->command = command;
+    run->argv = argv;
+    if (!run->begin.op.key)
+        return command_misuse("run needs --key");
+    if (run->use_stdin && !(run->input = command_read_all(STDIN_FILENO, STDIN_BYTES_MAX, &run->input_bytes))) {
         command_say("standard input: %s", errno == EFBIG ? "more than 16 MiB" : strerror(errno));
         return EXIT_OTHER;
     }
-    take_fingerprint(&run);
+    take_fingerprint(run);
     error = idem_hello(command->client, command->timeout_ms, &hello);
     if (error == IDEM_OK) {
-        run.kept_max = hello.max_outcome_bytes;
-        error = idem_run(command->client, &run.begin, command->timeout_ms, execute, &run, &reply);
+        run->kept_max = hello.max_outcome_bytes;
+        error = idem_run(command->client, &run->begin, command->timeout_ms, execute, run, &reply);
     } else {
         reply = (idem_run_reply){0};
     }
     if (reply.ran)
-        exit_code = was_run(&run, &reply, error);
+        exit_code = was_run(run, &reply, error);
     else
-        exit_code = error != IDEM_OK ? command_failed(command, error) : not_run(&run, &reply);
-    free(run.input);
-    free(run.kept);
+        exit_code = error != IDEM_OK ? command_failed(command, error) : not_run(run, &reply);
+    free(run->input);
+    free(run->kept);
     return exit_code;
 }
+
+static const struct meaning exits[] = {
+    {"0 .. 255", "the exit status of the command, as it ran now or as it is stored; 128 + N if signal N killed it"},
+    {"64", "the command line is wrong; nothing was run"},
+    {"65", "mismatch: the key belongs to another command, other arguments or another input"},
+    {"69", "the daemon was not reached; nothing was run"},
+    {"74", "the command's output could not be written; its outcome is stored, and the same run gives it again"},
+    {"75", "it runs elsewhere"},
+    {"76", "interrupted: it is not known whether it took effect; what is known is said, and how to go on"},
+    {"77", "expired: the key was first sent too long ago to tell"},
+    {"126, 127", "the command could not be started, or was not found; nothing was run"},
+    {NULL, NULL},
+};
+
+static const struct meaning variables[] = {
+    {"IDEM_KEY", "the key"},
+    {"IDEM_ATTEMPT", "1 for the first attempt; above that somebody before may have done it: look before you do it"},
+    {"IDEM_FENCE", "grows with every grant; hand it to what the command changes, which refuses a lower one"},
+    {"IDEM_RESUMED", "1 if this very attempt had been granted before and the answer was lost, else 0"},
+    {NULL, NULL},
+};
+
+const struct subcommand run_subcommand = {
+    .name = "run",
+    .usage = "--key KEY [OPTION]... -- COMMAND [ARG]...",
+    .about = "Run a command once for its key. Its output and exit status are passed on as they come, and stored: every "
+             "later run with that key writes the same again and runs nothing. Messages of idem itself start with "
+             "\"idem:\", on standard error.",
+    .table = {lines, sizeof lines / sizeof lines[0], set_option, &the_run},
+    .exits = exits,
+    .variables = variables,
+    .example = "  idem run --key backup-2026-11-24 --on-failure release -- pg_dump -f backup.sql shop\n",
+    .needs_client = true,
+    .takes_words = true,
+    .run = run_command,
+};

@@ -2,11 +2,13 @@
 """The idem command, as a script uses it: exit codes, output, bytes, and run in all its endings."""
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import unittest
 
-from harness import Case, IDEM, PATIENCE, TOP, pb
+from harness import BUILD, Case, IDEM, IDEMD, PATIENCE, TOP, pb
 
 
 class Command(Case):
@@ -91,6 +93,81 @@ class Command(Case):
         self.assertFalse(os.path.exists(self.server.folder + "/ran"))
         self.assertEqual(self.idem("ping", "--wait", "20s").returncode, 0)
 
+    def test_values_are_needed(self):
+        """No value, an empty one, or the next option in its place: none of it is a key that many operations would share."""
+        for call in (["begin", "--operation", "pay", "--key"], ["begin", "--key="], ["begin", "--key", ""],
+                     ["begin", "--key", "--operation=pay"], ["begin", "--key", "--"], ["begin", "--key", "-n", "x"],
+                     ["-n", "", "begin", "--key", "k"], ["--caller=", "begin", "--key", "k"], ["begin", "--key", "k", "--lease="],
+                     ["begin", "--key", "k", "--attribute", "=x"], ["complete", "--key", "k", "--fence", "1", "--attribute", "=x"],
+                     ["run", "--key", "", "--", "true"], ["run", "--key", "--", "true"], ["run", "--key", "sudo", "true"],
+                     ["run", "--key", "k", "--operation", "--", "true"], ["run", "--", "true"], ["run", "--key", "k", "--"],
+                     ["key", "--name"], ["key", "--name", ""], ["ping", "--wait"], ["ping", "--wait="], ["-s"], ["-s", "", "ping"]):
+            done = self.idem(*call)
+            self.assertEqual((done.returncode, done.stdout), (64, b""), (call, done.stderr))
+            self.assertIn(b"Try: idem ", done.stderr)
+        self.assertEqual(self.fields("list"), {})
+        # What looks like an option is a value if it is written so.
+        self.fields("begin", "--key=--operation=x", "--operation=pay", "--lease=1h")
+        self.assertEqual(self.fields("get", "--key=--operation=x")["info.operation"], "pay")
+        self.assertEqual(self.idem("run", "--key=k", "--operation=o", "--", "echo", "x").stdout, b"x\n")
+        self.assertEqual(self.fields("get", "--key=k", "-n", "default", "-s", self.server.addresses[0])["info.operation"], "o")
+
+    def test_help(self):
+        calls = ["begin", "complete", "release", "renew", "checkpoint", "get", "recover", "resolve", "forget", "list", "stats"]
+        nowhere = "unix:" + self.server.folder + "/none"
+        whole = self.idem("-h", address=nowhere).stdout.decode()
+        for name in ["run", "key", "ping"] + calls:
+            self.assertRegex(whole, rf"(?m)^  {name} ")
+            helps = [self.idem(name, option, address=nowhere) for option in ("--help", "-h")]
+            self.assertEqual((helps[0].returncode, helps[0].stdout), (0, helps[1].stdout), helps[0].stderr)
+            text = helps[0].stdout.decode()
+            self.assertLessEqual(max(map(len, text.splitlines())), 100 if name == "run" else 80)
+            for code in ("64", "69", "70", "74"):
+                self.assertRegex(text, rf"(?m)^  {code} ")
+            # Each option has its line, and each line says something.
+            self.assertNotRegex(text, r"(?m)^  (-., )?--\S+( \S+)? *\n(  -|\n)")
+        for name, words in (("begin", "report|take-over"), ("complete", "succeeded|failed"), ("release", "unknown|none-by-me|none"),
+                            ("resolve", "happened|did-not-happen"), ("list", "running|interrupted|done"),
+                            ("run", "doubt|release|keep"), ("run", "report|take-over")):
+            self.assertIn(" " + words + "\n", self.idem(name, "--help").stdout.decode())
+
+    def test_manuals_say_what_help_says(self):
+        """idem(1) and idemd(8), as they are installed: every option, word, code and sentence of every --help, and no roff by accident."""
+        calls = re.findall(r"(?m)^  ([a-z]+) ", self.idem("--help").stdout.decode().split("Options of all", 1)[0])
+        self.assertEqual(len(calls), 14)
+        for page, program, helps in (("client/idem.1", IDEM, [[]] + [[name] for name in calls]), ("daemon/idemd.8", IDEMD, [[]])):
+            roff = self.content(os.path.join(BUILD, page))
+            self.assertRegex(roff, r"^\.TH IDEMD? [18] ")
+            for line in roff.splitlines():
+                self.assertRegex(line, r"^(\.(TH|SH|SS|TP|PP|B|BR|nf|fi)\b|[^.'])", page)
+            manual = " ".join(re.sub(r"(?m)^\.(B|TP|PP|nf|fi) *", "", re.sub(r"\\f[BIR]", "", roff.replace(r"\-", "-"))).split())
+            for words in helps:
+                text = subprocess.run([program, *words, "--help"], capture_output=True, text=True, check=True).stdout
+                for option in re.findall(r"(?m)^  (?:-., )?(--[a-z0-9-]+(?: [A-Za-z|=-]+)?)(?:  |$)", text):
+                    self.assertIn(option, manual, page)
+                for piece in re.findall(r"(?m)^ {6,}(\S.*)$", text):
+                    self.assertIn(" ".join(piece.split()), manual, page)
+
+    def test_ping_keeps_its_timeout(self):
+        """Somebody accepts and says nothing: what ping asks for says how long it would wait."""
+        path = self.server.folder + "/silent"
+        for words in (["--timeout", "1h", "ping"], ["ping", "--timeout=1h"], ["ping", "--wait", "1h", "--timeout", "1ms"]):
+            with socket.socket(socket.AF_UNIX) as silent:
+                silent.bind(path)
+                silent.listen()
+                ping = subprocess.Popen([IDEM, "-s", "unix:" + path, *words])
+                self.addCleanup(ping.wait)
+                self.addCleanup(ping.kill)
+                silent.settimeout(PATIENCE)
+                asked, _ = silent.accept()
+                with asked:
+                    asked.settimeout(PATIENCE)
+                    head = asked.recv(5, socket.MSG_WAITALL)
+                    hello = pb.Request.FromString(asked.recv(int.from_bytes(head[1:], "big"), socket.MSG_WAITALL))
+                    self.assertGreater(hello.timeout_ms, 60000, words)  # it used to be 2 s
+                    ping.kill()
+            os.unlink(path)
+
     def completed(self, *words):
         script = ("source client/idem.bash-completion; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _idem; "
                   "printf '%s\\n' \"${COMPREPLY[@]}\"")
@@ -101,8 +178,23 @@ class Command(Case):
     def test_completion(self):
         self.assertEqual(self.completed("idem", "re"), ["release", "renew", "recover", "resolve"])
         self.assertEqual(self.completed("idem", "-s", "x", "complete", "--keep"), ["--keep", "--keep-body"])
+        self.assertEqual(self.completed("idem", "--address", "x", "complete", "--keep"), ["--keep", "--keep-body"])
+        self.assertEqual(self.completed("idem", "--address=x", "--json", "complete", "--keep"), ["--keep", "--keep-body"])
         self.assertEqual(self.completed("idem", "run", "--on"), ["--on-failure"])
         self.assertEqual(self.completed("idem", "key", "--v"), ["--v7", "--v4"])
+        self.assertEqual(self.completed("idem", "--na"), ["--namespace"])
+
+    def test_completion_of_values(self):
+        self.assertEqual(self.completed("idem", "run", "--on-failure", ""), ["doubt", "release", "keep"])
+        self.assertEqual(self.completed("idem", "run", "--on-failure", "=", "d"), ["doubt"])
+        self.assertEqual(self.completed("idem", "begin", "--if-interrupted", "t"), ["take-over"])
+        self.assertEqual(self.completed("idem", "-n", "x", "list", "--state", "r"), ["running"])
+        self.assertEqual(self.completed("idem", "resolve", "--verdict", ""), ["happened", "did-not-happen"])
+        self.assertIn("30s", self.completed("idem", "begin", "--lease", "3"))
+        self.assertEqual(self.completed("idem", "begin", "--key", ""), [])
+        path = os.path.join(self.server.folder, "input")
+        with open(path, "w"):
+            self.assertEqual(self.completed("idem", "begin", "--input", "@" + path[:-2]), ["@" + path])
 
     def test_keys(self):
         first, second = self.idem("key").stdout, self.idem("key", "--v7").stdout
