@@ -9,6 +9,7 @@
 #include <assert.h>
 
 #include "daemon/memory.h"
+#include "daemon/space.h"
 #include "proto/limits.h"
 
 typedef void rule(const struct record *current, const struct call *call, const struct now *now, uint64_t number,
@@ -149,18 +150,22 @@ bool decide_alive(struct engine *engine, const struct asker *asker)
 
 void decide_unpark(struct engine *engine, struct parked *parked)
 {
+    struct space *space = parked->operation ? NULL : space_of_recovers(parked->queue);
+
     deadline_clear(&engine->waits, &parked->deadline);
     engine->waiting--;
     engine->waiting_bytes -= parked->bytes;
     parked_free(parked);
+    if (space)
+        space_let_go(engine, space);
 }
 
 static const char *waiting_limit(const struct engine *engine, const struct asker *asker,
-                                 const struct parked_queue *queue)
+                                 const struct operation *operation)
 {
     if (mem_is_short())
         return "wait_ms: the daemon's memory is full (--max-memory), and no more calls can wait";
-    if (queue->count >= IDEM_WAITERS_PER_OPERATION_MAX && queue != &engine->recovers)
+    if (operation && operation->waiters.count >= IDEM_WAITERS_PER_OPERATION_MAX)
         return "wait_ms: 1,024 calls wait for this operation, and no more can";
     if (engine->waiting >= IDEM_WAITERS_MAX)
         return "wait_ms: 10,000 calls wait, and no more can";
@@ -179,7 +184,7 @@ static const char *waiting_field(enum call_type type)
 bool decide_park(struct engine *engine, const struct asker *asker, struct parked_queue *queue,
                  struct operation *operation, const struct now *now)
 {
-    const char *limit = waiting_limit(engine, asker, queue);
+    const char *limit = waiting_limit(engine, asker, operation);
     const uint64_t wait_end_ms = now->boot_ms + asker->call->wait_ms;
 
     assert(!asker->parked);
@@ -190,6 +195,7 @@ bool decide_park(struct engine *engine, const struct asker *asker, struct parked
     }
     struct parked *parked = parked_new(asker->call, asker->party, asker->request, queue);
     parked->operation = operation;
+    parked->arrival = engine->parked++;
     parked->deadline_is_timeout = asker->deadline_ms < wait_end_ms;
     deadline_set(&engine->waits, &parked->deadline, parked->deadline_is_timeout ? asker->deadline_ms : wait_end_ms);
     engine->waiting++;
@@ -371,7 +377,7 @@ void decide_call(struct engine *engine, const struct asker *asker, const struct 
 
 /* ---- Waiters --------------------------------------------------------------------------- */
 
-static struct asker asker_of(const struct parked *parked)
+struct asker decide_asker(const struct parked *parked)
 {
     return (struct asker){.party = parked->party,
                           .request = parked->request,
@@ -383,7 +389,7 @@ static struct asker asker_of(const struct parked *parked)
 /* Looks at one waiter. True: the state changed under the others. */
 static bool serve_one(struct engine *engine, struct parked *parked, const struct now *now)
 {
-    const struct asker asker = asker_of(parked);
+    const struct asker asker = decide_asker(parked);
     struct found found;
     struct decision decision;
     bool again;
@@ -401,7 +407,7 @@ static struct parked *first_taker(struct engine *engine, struct operation *opera
     struct parked *next;
 
     for (struct parked *parked = operation->waiters.first; parked; parked = next) {
-        const struct asker asker = asker_of(parked);
+        const struct asker asker = decide_asker(parked);
         struct found found;
         struct decision decision;
 
@@ -441,7 +447,7 @@ void decide_waiters(struct engine *engine, struct operation *operation, const st
 {
     while (serve_round(engine, operation, now))
         ;
-    if (operation->state == RECORD_INTERRUPTED && engine->recovers.count)
+    if (operation->state == RECORD_INTERRUPTED)
         listing_serve_recovers(engine, operation, now);
     if (operation->state == RECORD_ABSENT)
         operation_free_absent(engine, operation);
@@ -461,7 +467,7 @@ void decide_lease_end(struct engine *engine, struct operation *operation, const 
 
 void decide_wait_end(struct engine *engine, struct parked *parked, const struct now *now)
 {
-    const struct asker asker = asker_of(parked);
+    const struct asker asker = decide_asker(parked);
     struct found found;
     struct decision decision;
     bool again;
@@ -470,8 +476,7 @@ void decide_wait_end(struct engine *engine, struct parked *parked, const struct 
         decide_refuse(engine, &asker, CODE_DEADLINE_EXCEEDED, "TIMEOUT", "timeout_ms",
                       "timeout_ms passed while the call waited; it had no effect");
     } else if (!parked->operation) {
-        const struct reply none = {.call = CALL_RECOVER, .depends = store_newest_number(engine->store)};
-        decide_reply(engine, &asker, &none);
+        listing_recover_ended(engine, &asker, now);
     } else {
         parked->call.wait_ms = 0;
         found_in_memory(parked->operation, &found);

@@ -24,6 +24,8 @@ void decide_lease_end(struct engine *engine, struct operation *operation, const 
 /* The end of a wait, or of the patience of the client: the parked call is answered and goes. */
 void decide_wait_end(struct engine *engine, struct parked *parked, const struct now *now);
 
+/* Who asks by a parked call. */
+struct asker decide_asker(const struct parked *parked);
 /* Takes a parked call out, with nothing said. */
 void decide_unpark(struct engine *engine, struct parked *parked);
 /* Parks a call until `wait_ms` from now or its deadline; queue and operation (NULL: a Recover) say for what. False: one
@@ -46,6 +48,8 @@ struct reply_operation decide_describe(struct engine *engine, const struct found
 void listing_recover(struct engine *engine, const struct asker *asker, const struct now *now);
 /* Gives what was just interrupted to the Recovers that wait, first come, first served. */
 void listing_serve_recovers(struct engine *engine, struct operation *operation, const struct now *now);
+/* A parked Recover has waited for as long as it said: it is answered. */
+void listing_recover_ended(struct engine *engine, const struct asker *asker, const struct now *now);
 void listing_list(struct engine *engine, const struct asker *asker, const struct now *now);
 
 #endif

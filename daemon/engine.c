@@ -7,11 +7,15 @@
 
 #include "daemon/decide.h"
 #include "daemon/memory.h"
+#include "daemon/space.h"
 #include "proto/limits.h"
 
 enum {
-    HEARTBEAT_MS = 1000,      /* while leases run the loop turns at least so often, so that a stall is noticed */
-    LEASE_ENDS_A_TURN = 4096, /* the rest ends in the next turns: late is allowed, and the batch stays small */
+    HEARTBEAT_MS = 1000, /* while leases run the loop turns at least so often, so that a stall is noticed */
+    /* The rest ends in the next turns: late is allowed, and a turn stays short. */
+    LEASE_ENDS_A_TURN = 512,
+    WAIT_ENDS_A_TURN = 512,
+    LOOKS_A_TURN = 4096, /* operations that all Lists of a turn may look at */
     /* Of what was applied, and of what was swept, a turn takes over so much, and so much for each call that was decided
      * since the last: no call adds more than one operation, so this keeps up, and a short turn stays short. */
     HAND_OVERS_A_TURN = 64,
@@ -97,6 +101,7 @@ struct engine *engine_open(const struct engine_options *options, const struct po
     engine->store = options->store;
     engine->applied = store_durable_number(options->store);
     engine->committed_ms = now->boot_ms;
+    engine->looks = LOOKS_A_TURN;
     engine->index = index_new();
     memcpy(engine->secret, store_facts(options->store)->secret, sizeof engine->secret);
     index_expect(engine->index, store_records(options->store));
@@ -111,32 +116,30 @@ struct engine *engine_open(const struct engine_options *options, const struct po
     return engine;
 }
 
-static void unpark_all(struct engine *engine, struct parked_queue *queue)
+/* All that wait have a deadline. NULL: nobody does. */
+static struct parked *some_parked(const struct engine *engine)
 {
-    while (queue->first)
-        decide_unpark(engine, queue->first);
+    return (struct parked *)(void *)deadlines_first(&engine->waits);
 }
 
 void engine_close(struct engine *engine)
 {
     if (!engine)
         return;
-    unpark_all(engine, &engine->recovers);
+    for (struct parked *parked; (parked = some_parked(engine));)
+        decide_unpark(engine, parked);
     for (uint32_t i = 0; i < engine->lives.count; i++) {
         struct operation *operation = engine->lives.at[i].operation;
         if (!operation)
             continue;
-        unpark_all(engine, &operation->waiters);
         operation_bind(operation, NULL);
+        if (operation->space)
+            space_leave(engine, operation);
         operation_discard(operation);
     }
-    for (int i = 0; i < SPACE_BUCKETS; i++) {
-        struct space *next;
-        for (struct space *space = engine->spaces[i]; space; space = next) {
-            next = space->next;
-            mem_free(space);
-        }
-    }
+    assert(engine->spaces.entries == 0);
+    table_free(&engine->spaces);
+    table_free(&engine->recovered);
     mem_free(engine->retired);
     blob_release(engine->scratch);
     mem_free(engine->lives.at);
@@ -242,24 +245,15 @@ void engine_party_adopt(struct engine *engine, uint64_t id, struct party *party,
     }
 }
 
-static void drain_queue(struct engine *engine, struct parked_queue *queue)
+void engine_drain(struct engine *engine)
 {
-    while (queue->first) {
-        struct parked *parked = queue->first;
-        const struct asker asker = {.party = parked->party, .request = parked->request, .call = &parked->call};
+    for (struct parked *parked; (parked = some_parked(engine));) {
+        const struct asker asker = decide_asker(parked);
 
         decide_refuse(engine, &asker, CODE_UNAVAILABLE, "DRAINING", NULL,
                       "the daemon is shutting down; ask again when it is back");
         decide_unpark(engine, parked);
     }
-}
-
-void engine_drain(struct engine *engine)
-{
-    drain_queue(engine, &engine->recovers);
-    for (uint32_t i = 0; i < engine->lives.count; i++)
-        if (engine->lives.at[i].operation)
-            drain_queue(engine, &engine->lives.at[i].operation->waiters);
 }
 
 /* ---- Turning -------------------------------------------------------------------------------- */
@@ -289,7 +283,7 @@ static void end_waits(struct engine *engine, const struct now *now)
 {
     struct deadline *first;
 
-    while (is_over(first = deadlines_first(&engine->waits), now->boot_ms))
+    for (int i = 0; i < WAIT_ENDS_A_TURN && is_over(first = deadlines_first(&engine->waits), now->boot_ms); i++)
         decide_wait_end(engine, (struct parked *)(void *)first, now);
 }
 
@@ -399,6 +393,7 @@ uint64_t engine_turn(struct engine *engine, const struct now *now, uint64_t seen
 {
     uint64_t next_ms;
 
+    engine->looks = LOOKS_A_TURN;
     end_leases(engine, now, seen_ms);
     end_waits(engine, now);
     submit(engine, now, mark);
@@ -435,7 +430,8 @@ struct engine_counts engine_counts(const struct engine *engine)
         .finished = engine->finished,
         .waiting = engine->waiting,
         .waiting_bytes = engine->waiting_bytes,
-        .memory_bytes = engine->record_bytes + engine->lives.capacity * sizeof(struct life) +
+        .memory_bytes = engine->record_bytes + engine->space_bytes + table_memory_bytes(&engine->spaces) +
+                        table_memory_bytes(&engine->recovered) + engine->lives.capacity * sizeof(struct life) +
                         (engine->lives.count - engine->lives.holes) * sizeof(struct operation) +
                         index_memory_bytes(engine->index),
     };
@@ -443,7 +439,7 @@ struct engine_counts engine_counts(const struct engine *engine)
 
 struct engine_counts engine_counts_of(const struct engine *engine, struct bytes namespace)
 {
-    const struct space *space = operation_space(engine, namespace);
+    const struct space *space = space_find(engine, namespace, (struct bytes){0});
 
     return (struct engine_counts){.running = space ? space->running_count : 0,
                                   .interrupted = space ? space->interrupted_count : 0};
@@ -451,9 +447,13 @@ struct engine_counts engine_counts_of(const struct engine *engine, struct bytes 
 
 void engine_check(const struct engine *engine)
 {
-    uint64_t running = 0, interrupted = 0, waiting = engine->recovers.count;
+    uint64_t running = 0, interrupted = 0, waiting = 0;
 
     index_check(engine->index);
+    table_check(&engine->spaces);
+    table_check(&engine->recovered);
+    for (uint32_t i = 0; i < engine->waits.count; i++)
+        waiting += ((const struct parked *)(const void *)engine->waits.heap[i])->operation == NULL;
     for (uint32_t i = 0; i < engine->lives.count; i++) {
         const struct operation *operation = engine->lives.at[i].operation;
         if (!operation)
@@ -464,5 +464,6 @@ void engine_check(const struct engine *engine)
         interrupted += operation->state == RECORD_INTERRUPTED;
         waiting += operation->waiters.count;
     }
-    assert(running == engine->running && interrupted == engine->interrupted && waiting == engine->waiting);
+    assert(running == engine->running && interrupted == engine->interrupted && waiting == engine->waiting &&
+           engine->waits.count == engine->waiting);
 }

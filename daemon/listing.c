@@ -4,13 +4,17 @@
  * that it fits a frame. List walks the operations in memory by life, then the finished records by place; its cursor is
  * one byte that says which, and the life or place to go on from. */
 #include <assert.h>
+#include <stdlib.h>
 
 #include "daemon/decide.h"
 #include "daemon/memory.h"
+#include "daemon/space.h"
 #include "proto/limits.h"
 
 enum {
-    LOOKED_AT_MAX = 4096, /* operations one List looks at: what bounds the time it takes */
+    LOOKED_AT_MAX = 1024, /* operations one List looks at at most */
+    LOOKED_AT_LEAST = 16, /* and though others have looked at all that a turn may look at */
+    UNREADABLE_MAX = 16,  /* operations with a value that does not read, which one Recover passes over */
     AROUND_BYTES = 256,   /* of an answer, around each record: tags, times, lengths */
     CURSOR_BYTES = 9,
     /* The walks, in their order: what is unfinished; what is done and not in the store's tables yet; what is there.
@@ -37,9 +41,6 @@ static void page_open(struct page *page, struct engine *engine, const struct cal
 {
     assert(call->limit > 0 && call->limit <= IDEM_LIST_MAX);
     *page = (struct page){.engine = engine, .call = call, .now = now, .limit = call->limit};
-    page->found = mem_zero(call->limit, sizeof *page->found);
-    page->values = mem_zero(call->limit, sizeof *page->values);
-    page->told = mem_zero(call->limit, sizeof *page->told);
     /* A frame is the largest body and this overhead; one operation with input and checkpoint always fits it. */
     page->bytes_max = call->policy->max_outcome_bytes + IDEM_FRAME_OVERHEAD_BYTES / 2;
 }
@@ -51,6 +52,16 @@ static void page_close(struct page *page)
     mem_free(page->found);
     mem_free(page->values);
     mem_free(page->told);
+}
+
+/* An empty page, which costs whoever asks nothing, takes no memory. */
+static void page_fill(struct page *page)
+{
+    if (page->found)
+        return;
+    page->found = mem_zero(page->limit, sizeof *page->found);
+    page->values = mem_zero(page->limit, sizeof *page->values);
+    page->told = mem_zero(page->limit, sizeof *page->told);
 }
 
 /* Takes room for one more, of which this is the record. False: the page is full. */
@@ -65,6 +76,7 @@ static bool page_take(struct page *page, const struct record *record, bool with_
     if (page->count == page->limit || (page->count && page->bytes + bytes > page->bytes_max))
         return false;
     page->bytes += bytes;
+    page_fill(page);
     return true;
 }
 
@@ -83,15 +95,14 @@ static void page_reply(struct page *page, const struct asker *asker, struct byte
 
 /* ---- Recover -------------------------------------------------------------------------- */
 
-static bool recover_wants(const struct call *call, const struct record *record)
-{
-    return bytes_equal(call->id.namespace, record->id.namespace) &&
-           (call->operation.size == 0 || bytes_equal(call->operation, record->operation));
-}
+enum recovered {
+    RECOVERED,
+    RECOVERED_NOT,    /* a value does not read: it cannot be granted, and List and Get say why */
+    RECOVERED_ENOUGH, /* the page is full, or there is no room for a grant */
+};
 
-/* Grants one operation, or gives its grant again. False: the page is full. What does not read is passed over: it cannot
- * be granted, and List and Get say why. */
-static bool recover_one(struct page *page, const struct asker *asker, struct operation *operation, bool again)
+/* Grants one operation, or gives its grant again. */
+static enum recovered recover_one(struct page *page, const struct asker *asker, struct operation *operation, bool again)
 {
     struct engine *engine = page->engine;
     struct found found = {.operation = operation, .there = true};
@@ -101,12 +112,12 @@ static bool recover_one(struct page *page, const struct asker *asker, struct ope
     operation_read(operation, &found.record);
     if (!again && page->count == 0 && decide_no_room(engine, asker, false)) {
         page->refused = true;
-        return false;
+        return RECOVERED_ENOUGH;
     }
     if (!page_take(page, &found.record, true))
-        return false;
+        return RECOVERED_ENOUGH;
     if (!values_fetch(engine, &found, VALUES_INPUT | VALUES_CHECKPOINT, page->now, &values))
-        return true;
+        return RECOVERED_NOT;
     found.record.lease_left_ms = operation_lease_left_ms(engine, operation, found.record.lease_ms, page->now);
     (again ? rules_recover_again : rules_recover)(&found.record, page->call, page->now,
                                                   store_next_number(engine->store), &decision);
@@ -123,46 +134,83 @@ static bool recover_one(struct page *page, const struct asker *asker, struct ope
     page->told[page->count].resumed = decision.resumed;
     page->told[page->count].lease_ms = decision.lease_ms;
     page->count++;
-    return true;
+    return RECOVERED;
+}
+
+/* Grants that a Recover has made, in the order in which it made them. */
+struct grants {
+    struct grant {
+        uint64_t fence;
+        struct operation *operation;
+    } at[IDEM_RECOVER_MAX];
+    uint32_t count;
+};
+
+static int by_fence(const void *a, const void *b)
+{
+    const struct grant *x = a, *y = b;
+
+    return (x->fence > y->fence) - (x->fence < y->fence);
+}
+
+static void find_grants(const struct engine *engine, const struct call *call, struct grants *grants)
+{
+    struct operation *operation = NULL;
+
+    grants->count = 0;
+    while (grants->count < IDEM_RECOVER_MAX &&
+           (operation = operation_recovered(engine, call->id.namespace, call->attempt_id, operation))) {
+        struct record record;
+
+        operation_read(operation, &record);
+        if (rules_is_recovered_by(&record, call->attempt_id) && bytes_equal(record.id.namespace, call->id.namespace))
+            grants->at[grants->count++] = (struct grant){record.fence, operation};
+    }
+    qsort(grants->at, grants->count, sizeof grants->at[0], by_fence);
 }
 
 /* The grants that this Recover has already made, where it was sent before. */
 static void recover_again(struct page *page, const struct asker *asker)
 {
-    struct operation *next;
+    struct grants grants;
 
-    for (struct operation *operation = operation_recovered(page->engine, page->call->attempt_id); operation;
-         operation = next) {
-        struct record record;
-
-        next = operation->recovered_next;
-        operation_read(operation, &record);
-        if (!rules_is_recovered_by(&record, page->call->attempt_id) ||
-            !bytes_equal(record.id.namespace, page->call->id.namespace))
-            continue;
-        if (!recover_one(page, asker, operation, true))
+    find_grants(page->engine, page->call, &grants);
+    for (uint32_t i = 0; i < grants.count; i++)
+        if (recover_one(page, asker, grants.at[i].operation, true) == RECOVERED_ENOUGH)
             return;
-    }
+}
+
+static struct operation *longest_interrupted(const struct engine *engine, const struct call *call)
+{
+    const struct space *space = space_find(engine, call->id.namespace, call->operation);
+
+    return space ? space->interrupted.first : NULL;
 }
 
 static void recover_new(struct page *page, const struct asker *asker)
 {
-    const struct call *call = page->call;
-    const struct space *space = operation_space(page->engine, call->id.namespace);
-    const uint32_t tag = operation_tag(call->operation);
-    struct operation *next;
+    struct operation *operation;
+    uint32_t unreadable = 0;
 
-    for (struct operation *operation = space ? space->interrupted.first : NULL; operation; operation = next) {
-        struct record record;
+    /* What is granted is interrupted no more. What cannot be does not stand in the way of the others. */
+    while (unreadable < UNREADABLE_MAX && (operation = longest_interrupted(page->engine, page->call))) {
+        const enum recovered recovered = recover_one(page, asker, operation, false);
 
-        /* Granting one takes it from the list, and the last one takes the list. */
-        next = operation->interrupted.next;
-        if (call->operation.size && operation->operation_tag != tag)
-            continue;
-        operation_read(operation, &record);
-        if (recover_wants(call, &record) && !recover_one(page, asker, operation, false))
+        if (recovered == RECOVERED_ENOUGH)
             return;
+        if (recovered == RECOVERED_NOT) {
+            space_stand_last(operation);
+            unreadable++;
+        }
     }
+}
+
+static void park_recover(struct engine *engine, const struct asker *asker, const struct now *now)
+{
+    struct space *space = space_get(engine, asker->call->id.namespace, asker->call->operation);
+
+    if (!decide_park(engine, asker, &space->recovers, NULL, now))
+        space_let_go(engine, space);
 }
 
 void listing_recover(struct engine *engine, const struct asker *asker, const struct now *now)
@@ -174,45 +222,58 @@ void listing_recover(struct engine *engine, const struct asker *asker, const str
     if (page.count == 0)
         recover_new(&page, asker);
     if (page.count == 0 && !page.refused && asker->call->wait_ms)
-        decide_park(engine, asker, &engine->recovers, NULL, now);
+        park_recover(engine, asker, now);
     else if (!page.refused)
         page_reply(&page, asker, (struct bytes){0});
     page_close(&page);
 }
 
+void listing_recover_ended(struct engine *engine, const struct asker *asker, const struct now *now)
+{
+    struct page page;
+
+    if (!decide_alive(engine, asker))
+        return;
+    page_open(&page, engine, asker->call, now);
+    recover_again(&page, asker);
+    page_reply(&page, asker, (struct bytes){0});
+    page_close(&page);
+}
+
+/* Offers an interrupted operation to a Recover that waits. False: that goes on waiting, since nobody can be granted it.
+ */
 static bool recover_parked(struct engine *engine, struct parked *parked, struct operation *operation,
                            const struct now *now)
 {
-    const struct asker asker = {
-        .party = parked->party, .request = parked->request, .call = &parked->call, .parked = true};
+    const struct asker asker = decide_asker(parked);
     struct page page;
 
     if (!decide_alive(engine, &asker)) {
         decide_unpark(engine, parked);
-        return false;
+        return true;
     }
     page_open(&page, engine, &parked->call, now);
-    recover_one(&page, &asker, operation, false);
-    const bool granted = page.count > 0, refused = page.refused;
-    if (granted)
+    /* It was sent twice, and the other one has been answered: it gets the same. */
+    recover_again(&page, &asker);
+    if (page.count == 0)
+        recover_one(&page, &asker, operation, false);
+    const bool answered = page.count > 0 || page.refused;
+    if (page.count > 0)
         page_reply(&page, &asker, (struct bytes){0});
     page_close(&page);
-    if (granted || refused)
+    if (answered)
         decide_unpark(engine, parked);
-    return granted;
+    return answered;
 }
 
 void listing_serve_recovers(struct engine *engine, struct operation *operation, const struct now *now)
 {
-    struct parked *next;
-    struct record record;
+    struct parked *parked;
 
-    operation_read(operation, &record);
-    for (struct parked *parked = engine->recovers.first; parked; parked = next) {
-        next = parked->queue_next;
-        if (recover_wants(&parked->call, &record) && recover_parked(engine, parked, operation, now))
+    /* Each that is looked at waits no longer, but for the last. */
+    while (operation->state == RECORD_INTERRUPTED && (parked = space_first_recover(operation)))
+        if (!recover_parked(engine, parked, operation, now))
             return;
-    }
 }
 
 /* ---- List ------------------------------------------------------------------------------- */
@@ -236,8 +297,9 @@ static void list_add(struct page *page, const struct found *found)
     page->count++;
 }
 
-/* Goes through what is in memory from `life` on, done or not. Returns the life to go on from, 0 at the end. */
-static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t *looked_at)
+/* Goes through what is in memory from `life` on, done or not, as far as it may look. Returns the life to go on from, 0
+ * at the end. */
+static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t *looks)
 {
     const struct lives *lives = &page->engine->lives;
 
@@ -245,9 +307,9 @@ static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t
         struct operation *operation = lives->at[i].operation;
         struct found found = {.operation = operation, .there = true};
 
-        if (*looked_at == LOOKED_AT_MAX)
+        if (*looks == 0)
             return lives->at[i].life;
-        ++*looked_at;
+        --*looks;
         if (!operation || operation->damaged || (operation->state == RECORD_DONE) != done)
             continue;
         operation_read(operation, &found.record);
@@ -296,21 +358,54 @@ static bool get_cursor(struct bytes cursor, uint8_t *walk, uint64_t *from)
     return true;
 }
 
-/* Returns where this walk is to go on, 0 at its end. */
-static uint64_t list_walk(struct page *page, uint8_t walk, uint64_t from, uint32_t *looked_at)
+/* Can a walk find nothing that this List wants? */
+static bool list_is_empty(const struct page *page, uint8_t walk)
 {
+    const struct call *call = page->call;
+    const bool done = walk != WALK_UNFINISHED;
+
+    if (call->state != RECORD_ABSENT && (call->state == RECORD_DONE) != done)
+        return true;
+    if (done || call->id.namespace.size == 0)
+        return false;
+    const struct engine_counts counts = engine_counts_of(page->engine, call->id.namespace);
+    return (call->state == RECORD_RUNNING || counts.interrupted == 0) &&
+           (call->state == RECORD_INTERRUPTED || counts.running == 0);
+}
+
+/* Returns where this walk is to go on, 0 at its end. */
+static uint64_t list_walk(struct page *page, uint8_t walk, uint64_t from, uint32_t *looks)
+{
+    uint32_t most = *looks;
+
+    if (list_is_empty(page, walk))
+        return 0;
     if (walk != WALK_PLACES)
-        return list_lives(page, from, walk == WALK_DONE, looked_at);
-    return store_list_finished(page->engine->store, from, LOOKED_AT_MAX - *looked_at, list_visit, page);
+        return list_lives(page, from, walk == WALK_DONE, looks);
+    /* It is the last: it may look at all that is left. */
+    *looks = 0;
+    return store_list_finished(page->engine->store, from, most, list_visit, page);
+}
+
+/* How many operations this List may look at: a share of what a turn may, so that many of them hold nobody else up. */
+static uint32_t take_looks(struct engine *engine)
+{
+    uint32_t looks = engine->looks < LOOKED_AT_MAX ? engine->looks : LOOKED_AT_MAX;
+
+    if (looks < LOOKED_AT_LEAST)
+        looks = LOOKED_AT_LEAST;
+    engine->looks -= looks < engine->looks ? looks : engine->looks;
+    return looks;
 }
 
 void listing_list(struct engine *engine, const struct asker *asker, const struct now *now)
 {
     uint8_t cursor_bytes[CURSOR_BYTES], walk;
     struct bytes cursor = {0};
-    uint32_t looked_at = 0;
-    uint64_t from;
     struct page page;
+    uint32_t looks;
+    uint64_t from;
+    bool over;
 
     if (!get_cursor(asker->call->cursor, &walk, &from)) {
         decide_refuse(engine, asker, CODE_INVALID_ARGUMENT, "BAD_CURSOR", "list.cursor",
@@ -318,10 +413,12 @@ void listing_list(struct engine *engine, const struct asker *asker, const struct
         return;
     }
     page_open(&page, engine, asker->call, now);
-    do
-        from = list_walk(&page, walk, from, &looked_at);
-    while (!from && looked_at < LOOKED_AT_MAX && ++walk <= WALK_PLACES);
-    if (walk <= WALK_PLACES && (from || looked_at == LOOKED_AT_MAX))
+    looks = take_looks(engine);
+    do {
+        from = list_walk(&page, walk, from, &looks);
+        over = !from && walk++ == WALK_PLACES;
+    } while (!from && !over && looks > 0);
+    if (!over)
         cursor = put_cursor(cursor_bytes, walk, from);
     page_reply(&page, asker, cursor);
     page_close(&page);

@@ -9,10 +9,15 @@
 #include <xxhash.h>
 
 #include "daemon/memory.h"
+#include "daemon/space.h"
 
-uint32_t operation_tag(struct bytes operation)
+uint32_t operation_hash(const struct engine *engine, struct bytes namespace, struct bytes name)
 {
-    return (uint32_t)XXH3_64bits(operation.data ? (const void *)operation.data : "", operation.size);
+    uint64_t hash = XXH3_64bits_withSecret(namespace.data, namespace.size, engine->secret, RECORD_SECRET_BYTES);
+
+    if (name.size)
+        hash ^= XXH3_64bits_withSecret(name.data, name.size, engine->secret, RECORD_SECRET_BYTES) >> 32;
+    return (uint32_t)hash;
 }
 
 void operation_read(const struct operation *operation, struct record *record)
@@ -24,31 +29,7 @@ void operation_read(const struct operation *operation, struct record *record)
 
 /* ---- Lists -------------------------------------------------------------------- */
 
-/* The three lists differ only in which link they go through. */
-#define LIST_FUNCTIONS(link)                                                                                           \
-    static void link##_append(struct operation_list *list, struct operation *operation)                                \
-    {                                                                                                                  \
-        operation->link = (struct operation_link){.previous = list->last};                                             \
-        if (list->last)                                                                                                \
-            list->last->link.next = operation;                                                                         \
-        else                                                                                                           \
-            list->first = operation;                                                                                   \
-        list->last = operation;                                                                                        \
-    }                                                                                                                  \
-    static void link##_remove(struct operation_list *list, struct operation *operation)                                \
-    {                                                                                                                  \
-        if (operation->link.previous)                                                                                  \
-            operation->link.previous->link.next = operation->link.next;                                                \
-        else                                                                                                           \
-            list->first = operation->link.next;                                                                        \
-        if (operation->link.next)                                                                                      \
-            operation->link.next->link.previous = operation->link.previous;                                            \
-        else                                                                                                           \
-            list->last = operation->link.previous;                                                                     \
-        operation->link = (struct operation_link){0};                                                                  \
-    }
 LIST_FUNCTIONS(batch)
-LIST_FUNCTIONS(interrupted)
 
 /* At the end of the list of its stage. */
 static void set_stage(struct engine *engine, struct operation *operation, enum operation_stage stage)
@@ -119,112 +100,32 @@ static void lives_remove(struct engine *engine, struct operation *operation)
         lives_squeeze(lives);
 }
 
-/* ---- What is unfinished, by namespace ------------------------------------------ */
-
-static bool is_of(const struct space *space, struct bytes namespace)
-{
-    return bytes_equal(bytes_of(space->namespace, space->namespace_bytes), namespace);
-}
-
-static struct space **space_slot(const struct engine *engine, struct bytes namespace)
-{
-    const uint64_t hash = XXH3_64bits_withSecret(namespace.data, namespace.size, engine->secret, RECORD_SECRET_BYTES);
-    struct space *const *slot = &engine->spaces[hash % SPACE_BUCKETS];
-
-    while (*slot && !is_of(*slot, namespace))
-        slot = &(*slot)->next;
-    return (struct space **)(uintptr_t)slot;
-}
-
-struct space *operation_space(const struct engine *engine, struct bytes namespace)
-{
-    return *space_slot(engine, namespace);
-}
-
-static struct space *space_of(struct engine *engine, struct bytes namespace)
-{
-    struct space **slot;
-
-    if (engine->last_space && is_of(engine->last_space, namespace))
-        return engine->last_space;
-    slot = space_slot(engine, namespace);
-    if (!*slot) {
-        *slot = mem_zero(1, sizeof **slot + namespace.size);
-        (*slot)->namespace_bytes = namespace.size;
-        memcpy((*slot)->namespace, namespace.data, namespace.size);
-    }
-    engine->last_space = *slot;
-    return *slot;
-}
-
-static void enter_space(struct engine *engine, struct operation *operation, const struct record *record)
-{
-    struct space *space = operation->space = space_of(engine, record->id.namespace);
-
-    if (record->state == RECORD_RUNNING) {
-        space->running_count++;
-        return;
-    }
-    operation->operation_tag = operation_tag(record->operation);
-    space->interrupted_count++;
-    interrupted_append(&space->interrupted, operation);
-}
-
-static void leave_space(struct engine *engine, struct operation *operation)
-{
-    struct space *space = operation->space;
-
-    operation->space = NULL;
-    if (operation->state == RECORD_RUNNING) {
-        space->running_count--;
-    } else {
-        space->interrupted_count--;
-        interrupted_remove(&space->interrupted, operation);
-    }
-    if (space->running_count == 0 && space->interrupted_count == 0) {
-        struct space **slot = space_slot(engine, bytes_of(space->namespace, space->namespace_bytes));
-        assert(*slot == space);
-        *slot = space->next;
-        if (engine->last_space == space)
-            engine->last_space = NULL;
-        mem_free(space);
-    }
-}
-
 /* ---- Grants of Recover, by attempt id ------------------------------------------- */
 
-static struct operation **recovered_chain(const struct engine *engine, struct bytes attempt_id)
+static struct operation *of_recovered(struct table_entry *entry)
 {
-    const uint64_t hash = XXH3_64bits_withSecret(attempt_id.data, attempt_id.size, engine->secret, RECORD_SECRET_BYTES);
-
-    return (struct operation **)(uintptr_t)&engine->recovered[hash % RECOVERED_BUCKETS];
+    return entry ? (struct operation *)(void *)((char *)entry - offsetof(struct operation, recovered_entry)) : NULL;
 }
 
-struct operation *operation_recovered(const struct engine *engine, struct bytes attempt_id)
+struct operation *operation_recovered(const struct engine *engine, struct bytes namespace, struct bytes attempt_id,
+                                      const struct operation *after)
 {
-    return attempt_id.size ? *recovered_chain(engine, attempt_id) : NULL;
+    if (attempt_id.size == 0)
+        return NULL;
+    return of_recovered(after ? table_next(&after->recovered_entry)
+                              : table_first(&engine->recovered, operation_hash(engine, namespace, attempt_id)));
 }
 
 static void enter_recovered(struct engine *engine, struct operation *operation, const struct record *record)
 {
-    struct operation **chain = recovered_chain(engine, record->attempt_id);
-
     operation->recovered = true;
-    operation->recovered_next = *chain;
-    *chain = operation;
+    table_add(&engine->recovered, &operation->recovered_entry,
+              operation_hash(engine, record->id.namespace, record->attempt_id));
 }
 
 static void leave_recovered(struct engine *engine, struct operation *operation)
 {
-    struct record record;
-
-    operation_read(operation, &record);
-    struct operation **at = recovered_chain(engine, record.attempt_id);
-    while (*at != operation) {
-        assert(*at);
-        at = &(*at)->recovered_next;
-    }
-    *at = operation->recovered_next;
+    table_remove(&engine->recovered, &operation->recovered_entry);
     operation->recovered = false;
 }
 
@@ -242,7 +143,7 @@ static void enter(struct engine *engine, struct operation *operation, const stru
     if (operation->damaged)
         return;
     if (record->state != RECORD_DONE)
-        enter_space(engine, operation, record);
+        space_enter(engine, operation, record);
     if (record->state != RECORD_DONE && record->flags & RECORD_RECOVERED && record->attempt_id.size)
         enter_recovered(engine, operation, record);
 }
@@ -256,7 +157,7 @@ static void leave(struct engine *engine, struct operation *operation)
     else if (operation->state == RECORD_DONE)
         engine->finished--;
     if (operation->space)
-        leave_space(engine, operation);
+        space_leave(engine, operation);
     if (operation->recovered)
         leave_recovered(engine, operation);
     deadline_clear(&engine->leases, &operation->lease);
@@ -704,6 +605,8 @@ void operation_check(const struct engine *engine, const struct operation *operat
     operation_read(operation, &record);
     assert(record.life == operation->life && record.hash == operation->hash);
     assert((operation->space != NULL) == (record.state != RECORD_DONE));
+    if (operation->space)
+        space_check(operation);
     assert(!deadline_is_set(&operation->lease) || record.state == RECORD_RUNNING);
     /* A running operation has a lease, or gets it when its batch is flushed. */
     assert(record.state != RECORD_RUNNING || deadline_is_set(&operation->lease) ||

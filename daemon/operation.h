@@ -7,6 +7,7 @@
 #include "daemon/engine.h"
 #include "daemon/index.h"
 #include "daemon/parked.h"
+#include "daemon/table.h"
 
 struct space;
 
@@ -17,6 +18,30 @@ struct operation_link {
 struct operation_list {
     struct operation *first, *last;
 };
+
+/* Defines link##_append and link##_remove: the lists differ only in which link they go through. */
+#define LIST_FUNCTIONS(link)                                                                                           \
+    static void link##_append(struct operation_list *list, struct operation *operation)                                \
+    {                                                                                                                  \
+        operation->link = (struct operation_link){.previous = list->last};                                             \
+        if (list->last)                                                                                                \
+            list->last->link.next = operation;                                                                         \
+        else                                                                                                           \
+            list->first = operation;                                                                                   \
+        list->last = operation;                                                                                        \
+    }                                                                                                                  \
+    static void link##_remove(struct operation_list *list, struct operation *operation)                                \
+    {                                                                                                                  \
+        if (operation->link.previous)                                                                                  \
+            operation->link.previous->link.next = operation->link.next;                                                \
+        else                                                                                                           \
+            list->first = operation->link.next;                                                                        \
+        if (operation->link.next)                                                                                      \
+            operation->link.next->link.previous = operation->link.previous;                                            \
+        else                                                                                                           \
+            list->last = operation->link.previous;                                                                     \
+        operation->link = (struct operation_link){0};                                                                  \
+    }
 
 /* Which list of the engine an operation stands in: where its last change is. */
 enum operation_stage {
@@ -35,13 +60,12 @@ struct operation {
     uint64_t place;  /* DONE: where its record goes */
     uint8_t *record; /* encoded; NULL while absent */
     uint16_t record_bytes;
-    uint8_t state;          /* enum record_state; ABSENT only while its waiters are served */
-    bool damaged;           /* its stored record does not read: DATA_LOSS */
-    bool lease_pending;     /* the lease runs from when the batch it is in is flushed */
-    bool orphaned;          /* bound, and its connection is gone: the lease is the grace at most */
-    bool recovered;         /* RUNNING or INTERRUPTED by a grant of Recover */
-    uint8_t stage;          /* enum operation_stage: how far its last change has got */
-    uint32_t operation_tag; /* of its `operation`, so that Recover need not unpack what cannot match */
+    uint8_t state;      /* enum record_state; ABSENT only while its waiters are served */
+    bool damaged;       /* its stored record does not read: DATA_LOSS */
+    bool lease_pending; /* the lease runs from when the batch it is in is flushed */
+    bool orphaned;      /* bound, and its connection is gone: the lease is the grace at most */
+    bool recovered;     /* RUNNING or INTERRUPTED by a grant of Recover */
+    uint8_t stage;      /* enum operation_stage: how far its last change has got */
     uint32_t replays;
     uint32_t lease_ms;  /* of its record */
     struct slice input; /* where they are until they are applied; blob NULL: in the store, or none */
@@ -50,19 +74,13 @@ struct operation {
     struct operation_link batch; /* those of the same stage */
     struct party *party;         /* bound to; orphaned: the engine's orphanage */
     uint64_t orphan_of;          /* orphaned: the id of the party that is gone */
-    struct operation_link bound;
-    struct space *space; /* RUNNING, INTERRUPTED: its namespace */
-    struct operation_link interrupted;
-    struct operation *recovered_next; /* same chain of the table of Recover's attempt ids */
-};
-
-/* What is unfinished in one namespace; what is interrupted, longest first. There while anything is. */
-struct space {
-    struct space *next;
-    struct operation_list interrupted;
-    uint32_t running_count, interrupted_count;
-    uint32_t namespace_bytes;
-    uint8_t namespace[];
+    union {
+        struct operation_link bound;       /* RUNNING, with a party */
+        struct operation_link interrupted; /* INTERRUPTED: those of its namespace */
+    };
+    struct operation_link named;        /* INTERRUPTED: those of its namespace and name */
+    struct space *space;                /* RUNNING: its namespace's; INTERRUPTED: its name's, where it has one */
+    struct table_entry recovered_entry; /* recovered: by namespace and attempt id */
 };
 
 /* Every operation in memory, ordered by life, so that List can go on where it was. Holes are squeezed out now and then.
@@ -75,7 +93,7 @@ struct lives {
     uint32_t count, capacity, holes;
 };
 
-enum { SPACE_BUCKETS = 1024, RECOVERED_BUCKETS = 4096, REPLAYS_KEPT = 4096, LATE = 16 };
+enum { REPLAYS_KEPT = 4096, LATE = 16 };
 
 struct engine {
     struct engine_options options;
@@ -91,13 +109,12 @@ struct engine {
     const struct store_swept *swept; /* to be taken from the index, after what is applied is in it */
     uint32_t swept_count;
     struct operation_list stages[STAGES];
-    struct parked_queue recovers;
-    struct party orphanage; /* has what was bound to parties that are gone */
-    struct space *spaces[SPACE_BUCKETS];
-    struct space *last_space; /* that an operation entered, where it is still there */
+    struct party orphanage;   /* has what was bound to parties that are gone */
+    struct table spaces;      /* by namespace, and by namespace and name of operation */
+    struct space *last_space; /* a namespace's: that an operation entered, where it is still there */
     struct blob *scratch;     /* for the values of one answer, where nobody kept it */
     uint8_t *retired;         /* the record of the last operation that changed, as it was */
-    struct operation *recovered[RECOVERED_BUCKETS];
+    struct table recovered;   /* grants of Recover, by namespace and attempt id */
     struct {
         uint64_t place;
         uint64_t replays;
@@ -112,10 +129,12 @@ struct engine {
     } expected[EXPECTED_MAX]; /* read ahead; good until the store's turn ends */
     unsigned expected_count;
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
-    uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes;
+    uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes, space_bytes;
+    uint64_t parked;       /* calls so far: what numbers them */
     uint64_t committed_ms; /* boot time of the last batch handed over */
     bool called;           /* since then */
     uint32_t calls;        /* in this turn */
+    uint32_t looks;        /* operations that Lists may still look at in this turn */
 };
 
 /* An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.
@@ -193,10 +212,12 @@ bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t place)
 uint64_t operation_count_replay(struct engine *engine, const struct found *found);
 uint64_t operation_replays(struct engine *engine, const struct found *found);
 
-struct space *operation_space(const struct engine *engine, struct bytes namespace);
-/* The first in the chain of grants that Recover with this attempt id may have made. */
-struct operation *operation_recovered(const struct engine *engine, struct bytes attempt_id);
-uint32_t operation_tag(struct bytes operation);
+/* Of a namespace, and of a name in it where that is not empty. Nobody outside can tell which names share one. */
+uint32_t operation_hash(const struct engine *engine, struct bytes namespace, struct bytes name);
+/* Goes through what may be grants of Recover with this attempt id in this namespace: `after` NULL gives the first. At
+ * most as many as one Recover grants are, and a few others. */
+struct operation *operation_recovered(const struct engine *engine, struct bytes namespace, struct bytes attempt_id,
+                                      const struct operation *after);
 /* The first operation in memory whose life is at least `life`, as a position in lives. */
 uint32_t operation_position(const struct engine *engine, uint64_t life);
 

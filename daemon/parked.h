@@ -1,5 +1,5 @@
-/* A call that waits: a copy of everything it brought, in one piece of memory, in three lists - its operation's (or the
- * engine's, for Recover), its party's, and the deadlines. */
+/* A call that waits: a copy of everything it brought, in one piece of memory, in three lists - its operation's (or, for
+ * Recover, that of the space it waits for), its party's, and the deadlines. */
 #ifndef IDEMD_PARKED_H
 #define IDEMD_PARKED_H
 
@@ -21,6 +21,7 @@ struct parked {
     struct parked_queue *queue;
     struct parked *queue_previous, *queue_next;
     struct operation *operation; /* NULL: a Recover */
+    uint64_t arrival;            /* grows from one that is parked to the next */
     uint32_t bytes;
     struct call call; /* its views point behind this struct */
 };

@@ -641,6 +641,8 @@ static void step_recover(int client)
                         .wait_ms = chance(50) ? (uint32_t)random_below(5000) : 0,
                         .attempt_id = bytes_of(attempt, 16)};
 
+    if (chance(50))
+        call.operation = text(chance(80) ? "pay" : "other");
     if (chance(60))
         fill_random(attempt, sizeof attempt);
     world.first_change = -1;
