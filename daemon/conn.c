@@ -47,11 +47,11 @@ struct conn {
     struct deadline deadline; /* of a frame, or of lingering */
     struct deadline stuck;    /* of answers that do not move */
     struct conns *conns;
-    struct conn *previous, *next, *dirty_next, *resumed_next;
+    struct conn *previous, *next;
+    struct link dirty, resumed;
     ev_io readable, writable;
     int fd;
     enum conn_state state;
-    bool dirty, resumed;
     bool eof;    /* the peer's input has ended; what was read before is still decided */
     uint8_t *in; /* what was read and not decided */
     uint32_t in_size, in_capacity;
@@ -65,13 +65,19 @@ static struct conn *conn_of(struct session *session)
     return (struct conn *)(void *)session;
 }
 
+static struct conn *conn_of_dirty(struct link *link)
+{
+    return (struct conn *)(void *)((char *)link - offsetof(struct conn, dirty));
+}
+
+static struct conn *conn_of_resumed(struct link *link)
+{
+    return (struct conn *)(void *)((char *)link - offsetof(struct conn, resumed));
+}
+
 static void mark_dirty(struct conn *conn)
 {
-    if (conn->dirty)
-        return;
-    conn->dirty = true;
-    conn->dirty_next = conn->conns->dirty;
-    conn->conns->dirty = conn;
+    link_append(&conn->conns->dirty, &conn->dirty);
 }
 
 /* ---- Out ------------------------------------------------------------------------ */
@@ -479,7 +485,6 @@ static void discard(struct conn *conn)
 static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
 {
     struct conn *conn = watcher->data;
-    const struct conns *conns = conn->conns;
 
     (void)loop, (void)events;
     if (conn->state == CONN_LINGERING) {
@@ -490,8 +495,6 @@ static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
         if (conn->state != CONN_READING || conn->eof || !read_once(conn))
             break;
     settle(conn);
-    if (conns->between)
-        conns->between(conns->between_context); /* it may close this connection */
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
@@ -524,7 +527,8 @@ static void conn_close(struct conn *conn)
 {
     struct conns *conns = conn->conns;
 
-    assert(!conn->dirty && !conn->resumed);
+    link_remove(&conn->dirty);
+    link_remove(&conn->resumed);
     ev_io_stop(conns->loop, &conn->readable);
     ev_io_stop(conns->loop, &conn->writable);
     clear_deadline(conn);
@@ -560,11 +564,8 @@ static void linger(struct conn *conn)
 
 static void resume_later(struct conn *conn)
 {
-    if (conn->resumed || conn->state != CONN_READING || ev_is_active(&conn->readable) || !can_decide(conn))
-        return;
-    conn->resumed = true;
-    conn->resumed_next = conn->conns->resumed;
-    conn->conns->resumed = conn;
+    if (conn->state == CONN_READING && !ev_is_active(&conn->readable) && can_decide(conn))
+        link_append(&conn->conns->resumed, &conn->resumed);
 }
 
 static void flush_one(struct conn *conn)
@@ -573,7 +574,7 @@ static void flush_one(struct conn *conn)
 
     const uint64_t before_bytes = conn->out_bytes;
 
-    conn->dirty = false;
+    link_remove(&conn->dirty);
     if (conn->state == CONN_DROPPED || !send_out(conn)) {
         conn_close(conn);
         return;
@@ -592,32 +593,25 @@ static void flush_one(struct conn *conn)
         resume_later(conn);
 }
 
-void conns_send(struct conns *conns)
-{
-    struct conn *conn;
-
-    while ((conn = conns->dirty)) {
-        conns->dirty = conn->dirty_next;
-        flush_one(conn);
-    }
-}
-
 void conns_flush(struct conns *conns)
 {
+    struct link *first;
+
     conns->taken_bytes = 0;
-    conns_send(conns);
+    while ((first = links_first(&conns->dirty)))
+        flush_one(conn_of_dirty(first));
 }
 
 bool conns_resume(struct conns *conns)
 {
-    struct conn *conn = conns->resumed, *next;
+    struct link *first = links_first(&conns->resumed);
 
-    conns->resumed = NULL;
-    if (!conn)
+    if (!first)
         return false;
-    for (; conn; conn = next) {
-        next = conn->resumed_next;
-        conn->resumed = false;
+    for (; first; first = links_first(&conns->resumed)) {
+        struct conn *conn = conn_of_resumed(first);
+
+        link_remove(&conn->resumed);
         keep_rest(conn, conn->in, conn->in_size, decide_frames(conn, conn->in, conn->in_size));
         settle(conn);
     }
@@ -658,7 +652,7 @@ uint64_t conns_next_ms(const struct conns *conns)
     const struct deadline *frame = deadlines_first(&conns->deadlines), *stuck = deadlines_first(&conns->stuck);
     uint64_t at_ms = frame ? frame->at_ms : UINT64_MAX;
 
-    if (conns->resumed)
+    if (links_first(&conns->resumed))
         return conns->now.boot_ms;
     if (stuck && stuck->at_ms < at_ms)
         at_ms = stuck->at_ms;
@@ -672,8 +666,8 @@ void conns_stalled(struct conns *conns, uint64_t stalled_ms)
 
 void conns_ready(struct conns *conns)
 {
-    for (struct conn *conn = conns->dirty; conn; conn = conn->dirty_next)
-        resume_later(conn);
+    for (struct link *link = links_first(&conns->dirty); link && link != &conns->dirty; link = link->next)
+        resume_later(conn_of_dirty(link));
 }
 
 /* ---- All of them ---------------------------------------------------------------------- */
@@ -704,6 +698,8 @@ void conns_drain(struct conns *conns)
 void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock)
 {
     *conns = (struct conns){.loop = loop, .clock = clock};
+    links_open(&conns->dirty);
+    links_open(&conns->resumed);
     conns->scratch = mem_alloc(SCRATCH_BYTES);
 }
 
@@ -711,11 +707,8 @@ void conns_close(struct conns *conns)
 {
     struct piece *next;
 
-    while (conns->first) {
-        conns->first->dirty = conns->first->resumed = false;
+    while (conns->first)
         conn_close(conns->first);
-    }
-    conns->dirty = conns->resumed = NULL;
     for (struct piece *piece = conns->spare; piece; piece = next) {
         next = piece->next;
         mem_free(piece);

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "daemon/deadline.h"
+#include "daemon/link.h"
 #include "daemon/service.h"
 
 struct conn;
@@ -30,8 +31,8 @@ struct conns {
     struct conn *first;
     uint32_t count;
     uint64_t closed;            /* so far */
-    struct conn *dirty;         /* to be looked at before the loop waits */
-    struct conn *resumed;       /* can go on with what they have read */
+    struct link dirty;          /* to be looked at before the loop waits */
+    struct link resumed;        /* can go on with what they have read */
     struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
     struct deadlines stuck;     /* likewise: answers that must move */
     uint64_t stalled_ms;
@@ -44,9 +45,6 @@ struct conns {
     uint8_t *scratch; /* where reads go that a frame boundary ends */
     struct clock *clock;
     struct now now; /* of the last read in this turn, or of the turn */
-    /* Called after one connection was read, before the next is. */
-    void (*between)(void *context);
-    void *between_context;
 };
 
 /* `clock` is read after each read of a socket: no call is decided with a time before it was sent. */
@@ -56,9 +54,7 @@ struct service_outlet conns_outlet(struct conns *conns);
 /* Takes a connected, non-blocking socket over. */
 void conn_open(struct conns *conns, int fd);
 
-/* Sends what has gathered; closes what is over. */
-void conns_send(struct conns *conns);
-/* The same once a turn, after the service's, when a batch could be handed over. */
+/* Sends what has gathered; closes what is over. After the service's turn, when a batch could be handed over. */
 void conns_flush(struct conns *conns);
 /* Goes on with connections that were held up and now can. True: some did, and the service has to turn again. */
 bool conns_resume(struct conns *conns);

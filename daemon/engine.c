@@ -341,26 +341,16 @@ static uint64_t apply(struct engine *engine, const struct now *now)
     return earlier(next_ms, store_apply(engine->store, sweep_s, now->boot_ms));
 }
 
-static void hand_over(struct engine *engine, const struct now *now, const struct clock_mark *mark)
-{
-    store_submit(engine->store, mark);
-    operation_batch_submitted(engine);
-    engine->committed_ms = now->boot_ms;
-    engine->called = false;
-}
-
 static void submit(struct engine *engine, const struct now *now, const struct clock_mark *mark)
 {
     if (engine->called && now->boot_ms - engine->committed_ms >= TOUCH_MS && !store_pending(engine->store))
         store_touch(engine->store);
-    if (store_pending(engine->store) && store_ready(engine->store))
-        hand_over(engine, now, mark);
-}
-
-void engine_hand_over(struct engine *engine, const struct now *now, const struct clock_mark *mark)
-{
-    if (store_worthwhile(engine->store) && store_ready(engine->store))
-        hand_over(engine, now, mark);
+    if (!store_pending(engine->store) || !store_ready(engine->store))
+        return;
+    store_submit(engine->store, mark);
+    operation_batch_submitted(engine);
+    engine->committed_ms = now->boot_ms;
+    engine->called = false;
 }
 
 /* What was read of the store is good no longer. */

@@ -123,8 +123,6 @@ void engine_stalled(struct engine *engine, uint64_t stalled_ms);
  * one and the store is free. Once a turn, after all calls. seen_ms (boot time): every call that arrived before was
  * decided. Returns when (boot time) it wants to be called again at the latest; UINT64_MAX: no need. */
 uint64_t engine_turn(struct engine *engine, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark);
-/* Between two calls of a turn: hands the open batch over, if that is worthwhile now. */
-void engine_hand_over(struct engine *engine, const struct now *now, const struct clock_mark *mark);
 /* What store_poll said before `now`. */
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now);
 

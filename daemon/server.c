@@ -4,9 +4,8 @@
  * wait
  *
  * Everything after the sockets happens in one prepare callback, right before the loop waits again, so that no lease
- * ends before the Renew that is already in the socket, and batches and writes happen once a turn - but for a large
- * batch, which is not kept waiting for the end of it: between_reads. Timers only wake the loop. The store's threads
- * wake it through an async watcher.
+ * ends before the Renew that is already in the socket, and batches and writes happen once a turn. Timers only wake the
+ * loop. The store's threads wake it through an async watcher.
  *
  * A stall is the time by which a turn came later than planned, or lasted longer than it may: owners could not renew
  * then. */
@@ -143,22 +142,6 @@ static struct clock_mark mark_of_now(const struct server *server)
     mark.wall_ms = server->now.wall_ms;
     mark.retention_ms = server->now.retention_ms;
     return mark;
-}
-
-/* While sockets are read: the writer is not kept waiting for the end of the turn, nor are those whose answers can go.
- * Leases and waits are another matter: they end when all that was sent in time is read. */
-static void between_reads(void *context)
-{
-    struct server *server = context;
-    bool flushed;
-
-    if (!store_worthwhile(server->store))
-        return;
-    flushed = store_flushed(server->store) && poll_store(server);
-    const struct clock_mark mark = mark_of_now(server);
-    service_hand_over(server->service, &server->now, &mark);
-    if (flushed)
-        conns_send(&server->conns);
 }
 
 static void stop_accepting(struct server *server)
@@ -449,8 +432,6 @@ static bool start(struct server *server, const struct server_options *options, s
         return false;
     start_clock(server);
     conns_open(&server->conns, server->loop, &server->clock);
-    server->conns.between = between_reads;
-    server->conns.between_context = server;
     const struct service_options service_options = {.store = server->store,
                                                     .policy = options->policy,
                                                     .unfinished_max = options->unfinished_max,

@@ -479,15 +479,6 @@ void service_session_close(struct session *session, const struct now *now)
 
 /* ---- Turning ------------------------------------------------------------------------------- */
 
-void service_hand_over(struct service *service, const struct now *now, const struct clock_mark *mark)
-{
-    if (store_busy(service->store))
-        return;
-    engine_hand_over(service->engine, now, mark);
-    if (store_busy(service->store))
-        held_submitted(&service->held, store_newest_number(service->store));
-}
-
 uint64_t service_turn(struct service *service, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark)
 {
     const bool was_busy = store_busy(service->store);

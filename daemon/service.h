@@ -79,8 +79,6 @@ void service_no_memory(struct session *session);
 
 /* Once a turn, after all messages; see engine_turn. */
 uint64_t service_turn(struct service *service, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark);
-/* Between two messages of a turn: hands the open batch over, if that is worthwhile now. */
-void service_hand_over(struct service *service, const struct now *now, const struct clock_mark *mark);
 /* Opening took that long: running leases count from now. */
 void service_loaded(struct service *service, uint64_t took_ms);
 /* A turn of the loop took that long, for Stats. */

@@ -44,9 +44,6 @@ enum {
     SWEEP_LATE_S = 2,
     SLOT_AGAIN_MS = 1000,     /* where there was none to be had */
     TIDY_BYTES = 1024 * 1024, /* a tail of so much leaves memory to be given back */
-    /* An open batch of so much is handed over in the middle of a turn; it is never one for the loop. With bodies of 4
-     * KiB, 50 connections x 16, that gave 6 to 8 %; with half and a quarter of it bodies of 200 bytes lost as much. */
-    WORTHWHILE_BYTES = 128 * 1024,
     /* A batch is flushed on the loop where it is small, */
     INLINE_CHANGES = 64,
     INLINE_BYTES = 64 * 1024,
@@ -539,16 +536,6 @@ bool store_busy(const struct store *store)
 bool store_ready(const struct store *store)
 {
     return !store->in_flight && log_has_room(store->log, batch_padded_bytes(store->open.bytes->size));
-}
-
-bool store_flushed(const struct store *store)
-{
-    return store->in_flight && worker_done(&store->writer);
-}
-
-bool store_worthwhile(const struct store *store)
-{
-    return store->open.bytes->size >= WORTHWHILE_BYTES;
 }
 
 size_t store_backlog_bytes(const struct store *store)

@@ -118,10 +118,6 @@ bool store_pending(const struct store *store);
 bool store_ready(const struct store *store);
 /* Bytes in the open batch and in flight: over its limit the daemon reads slower. */
 size_t store_backlog_bytes(const struct store *store);
-/* A batch is flushed, and store_poll will say so. */
-bool store_flushed(const struct store *store);
-/* Is there enough in the open batch to hand it over as soon as it can be, though more of it may come at once? */
-bool store_worthwhile(const struct store *store);
 /* Hands the open batch over, with where the clocks stand. Only when pending and ready. A small one may be durable at
  * once: poll after it. */
 void store_submit(struct store *store, const struct clock_mark *mark);

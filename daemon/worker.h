@@ -30,11 +30,6 @@ void worker_stop(struct worker *worker);
 void worker_give(struct worker *worker);
 /* It is done: once for each. Without a lock or a system call. */
 bool worker_take(struct worker *worker);
-/* It is, and worker_take will say so. */
-static inline bool worker_done(const struct worker *worker)
-{
-    return atomic_load_explicit(&worker->done, memory_order_relaxed);
-}
 static inline bool worker_busy(const struct worker *worker)
 {
     return worker->busy;

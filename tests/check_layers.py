@@ -11,7 +11,7 @@ ROOMS = {
     "wire": (["proto/limits", "proto/frame"], []),
     "scan": (["proto/scan", "proto/rule_table", "proto/wire"], ["wire"]),
     "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),
-    "tables": (["daemon/index", "daemon/deadline", "daemon/table"], ["base"]),
+    "tables": (["daemon/index", "daemon/deadline", "daemon/table", "daemon/link"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
     "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables", 
                "daemon/directory", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),

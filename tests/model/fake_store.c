@@ -544,11 +544,6 @@ bool store_ready(const struct store *store)
     return !store_busy(store) && !store->no_room;
 }
 
-bool store_worthwhile(const struct store *store)
-{
-    return store_pending(store);
-}
-
 size_t store_backlog_bytes(const struct store *store)
 {
     return store->open->bytes + (store->flight ? store->flight->bytes : 0);

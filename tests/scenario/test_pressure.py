@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Peers that push, hold back, go away or come in crowds: what is bounded stays bounded, and nobody else notices."""
+import contextlib
 import os
 import signal
 import socket
+import struct
+import tempfile
 import threading
 import time
 import unittest
 
-from harness import (Case, Client, EXECUTE, INTERRUPTED, REPLAY, RUNNING, begin, complete, frame, op, pb)
+from harness import (Case, Client, EXECUTE, INTERRUPTED, PATIENCE, REPLAY, RUNNING, begin, complete, frame, op, pb)
 
 HELD = pb.OWNERSHIP_HELD
 HOUR_MS = 3600 * 1000
@@ -170,6 +173,109 @@ class Crowds(Case):
         self.assertEqual([client.begin("k").answer for client in clients[70:]], [RUNNING] * 10)
         for client in clients[70:]:
             client.close()
+
+
+class Vanishing(Case):
+    """Peers that have more open calls than one may have, and are gone while the answers are on their way. The daemon is stopped while
+    they send, so that afterwards it finds all that at once; and its data is in memory, so that many flushes end while it reads."""
+
+    def setUp(self):
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        folder = tempfile.mkdtemp(prefix="idemd-", dir=memory)
+        self.server = self.daemon(folder=folder, listen=["unix:" + os.path.join(folder, "s"), "tcp:127.0.0.1:0"])
+        self.begun = 0
+        # A log that has had to grow has room for many batches.
+        client = self.client(self.server)
+        for i in range(60):
+            client.complete(f"large{i}", client.begin(f"large{i}").grant.fence, b"l" * 500000)
+
+    def peer(self, address=0):
+        return self.client(self.server, hello=pb.HelloRequest(client="gone"), address=self.server.addresses[address])
+
+    def stop(self):
+        def stopped():
+            with open(f"/proc/{self.server.process.pid}/stat") as stat:
+                return " T " in stat.read()
+
+        self.server.process.send_signal(signal.SIGSTOP)
+        self.until(stopped, "it stops")
+
+    def go_on(self):
+        self.server.process.send_signal(signal.SIGCONT)
+
+    def push(self, client, input_bytes=0):
+        """Sends as many Begins as the socket takes: without an input more than may be open, with a large one a batch that is flushed."""
+        self.begun += 1
+        data = b"".join(frame(pb.Request(id=i + 2, begin=begin(f"{self.begun}-{i}", input=b"i" * input_bytes)))
+                        for i in range(1600 if input_bytes == 0 else 250))
+        client.socket.setblocking(False)
+        try:
+            while data:
+                data = data[client.socket.send(data):]
+        except BlockingIOError:
+            pass
+        client.socket.settimeout(PATIENCE)
+
+    def assert_well(self):
+        self.assertEqual(self.client(self.server).begin("good").answer, EXECUTE)
+        self.assertEqual(self.client(self.server).begin("good").answer, RUNNING)
+        self.assertIsNone(self.server.process.poll())
+
+    def test_replaced_between_two_flushes(self):
+        peers = [self.peer() for _ in range(40)]
+        # The daemon may look at them in the order in which they sent, or from the last to the first.
+        replaced, replacing = [peers[0], peers[-1]], [self.client(self.server), self.client(self.server)]
+        for new in replacing:
+            new.call(stats=pb.StatsRequest())
+        self.stop()
+        self.push(replaced[0])
+        for peer in peers[1:20]:
+            self.push(peer, 1000)
+        for old, new in zip(replaced, replacing):
+            new.send(hello=pb.HelloRequest(replaces=old.hello.connection))
+        for peer in peers[20:-1]:
+            self.push(peer, 1000)
+        self.push(replaced[1])
+        self.go_on()
+        for old, new in zip(replaced, replacing):
+            with contextlib.suppress(ConnectionResetError):
+                old.at_end()
+            self.assertEqual(new.reply(2).hello.server, old.hello.server)
+        self.assert_well()
+
+    @staticmethod
+    def reset(client):
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    def replace(self, client):
+        self.client(self.server, hello=pb.HelloRequest(replaces=client.hello.connection))
+
+    def crowd(self, ways):
+        """Peers of which each has pushed and goes in another way as soon as it has the first answer."""
+        peers = [self.peer(i // 2 % 2) for i in range(48)]
+        self.stop()
+        for i, peer in enumerate(peers):
+            self.push(peer, i % 2 * 1000)
+        self.go_on()
+        for i, peer in enumerate(peers):
+            peer._read_one()
+            ways[i // 4 % len(ways)](peer)
+
+    def test_gone_in_every_way(self):
+        self.crowd([Client.close, self.reset, lambda client: client.socket.shutdown(socket.SHUT_WR), self.replace])
+        self.assert_well()
+
+    def test_gone_while_it_drains(self):
+        peers = [self.peer(i // 2 % 2) for i in range(48)]
+        self.stop()
+        for i, peer in enumerate(peers):
+            self.push(peer, i % 2 * 1000)
+        self.server.process.send_signal(signal.SIGTERM)
+        self.go_on()
+        for i, peer in enumerate(peers):
+            [Client.close, self.reset][i // 4 % 2](peer)
+        self.assertEqual(self.server.wait(), 0, "".join(self.server.log))
 
 
 class GoneConnections(Case):

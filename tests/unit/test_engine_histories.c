@@ -382,15 +382,6 @@ static void turn(void)
     release_durable();
 }
 
-/* In the middle of a turn. */
-static void hand_over(void)
-{
-    const struct clock_mark mark = mark_now();
-
-    engine_hand_over(world.engine, &world.now, &mark);
-    release_durable();
-}
-
 static void pass_time(uint64_t ms)
 {
     world.now.boot_ms += ms;
@@ -701,10 +692,8 @@ static void step(void)
         step_connection(client);
     else if (what < 82)
         pass_time(random_below(chance(20) ? 20000 : 1000));
-    else if (what < 90)
-        turn();
     else if (what < 92)
-        hand_over();
+        turn();
     else if (what < 97)
         store_busy(world.store) ? fake_store_finish(world.store) : turn();
     else if (what < 99)
