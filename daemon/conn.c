@@ -5,7 +5,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -749,7 +752,45 @@ static void on_count(void *context, uint64_t *connections, uint64_t *buffered_by
     *buffered_bytes = conns->in_bytes + conns->out_bytes;
 }
 
+static void describe_unix(int fd, char text[NOTES_PEER_BYTES])
+{
+    struct ucred who;
+    socklen_t size = sizeof who;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
+        snprintf(text, NOTES_PEER_BYTES, "unix uid %u pid %d", (unsigned)who.uid, (int)who.pid);
+}
+
+static void describe_tcp(int fd, char text[NOTES_PEER_BYTES])
+{
+    struct sockaddr_storage name;
+    socklen_t size = sizeof name;
+    char host[64], port[16];
+
+    if (getpeername(fd, (struct sockaddr *)&name, &size) == 0 &&
+        getnameinfo((struct sockaddr *)&name, size, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+        snprintf(text, NOTES_PEER_BYTES, strchr(host, ':') ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+}
+
+static void on_peer(void *context, struct session *session, char text[NOTES_PEER_BYTES])
+{
+    const int fd = conn_of(session)->fd;
+    int family = AF_UNSPEC;
+    socklen_t size = sizeof family;
+
+    (void)context;
+    strcpy(text, "unknown"); /* it may be gone */
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) != 0)
+        return;
+    if (family == AF_UNIX)
+        describe_unix(fd, text);
+    else
+        describe_tcp(fd, text);
+}
+
 struct service_outlet conns_outlet(struct conns *conns)
 {
-    return (struct service_outlet){on_send, on_drop, on_alive, on_count, conns};
+    return (struct service_outlet){
+        .send = on_send, .drop = on_drop, .alive = on_alive, .peer = on_peer, .count = on_count, .context = conns};
 }

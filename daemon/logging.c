@@ -31,6 +31,11 @@ void log_setup(enum log_level level, enum log_format format)
     line_format = format;
 }
 
+bool log_enabled(enum log_level level)
+{
+    return level <= level_max;
+}
+
 static void put(struct line *line, const char *text, size_t size)
 {
     enum { END_BYTES = 2 }; /* room for the end of the line stays */
@@ -124,7 +129,7 @@ void log_event(enum log_level level, const char *event, ...)
     const char *key;
     va_list pairs;
 
-    if (level > level_max)
+    if (!log_enabled(level))
         return;
     line.size = 0;
     line.overflown = false;

@@ -2,12 +2,15 @@
 #ifndef IDEMD_LOGGING_H
 #define IDEMD_LOGGING_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 enum log_format { LOG_LOGFMT, LOG_JSON };
 
 void log_setup(enum log_level level, enum log_format format);
+/* Is a line of this level written? For what is found out only to be logged. */
+bool log_enabled(enum log_level level);
 
 /* One line: time, level, event, then pairs of (const char *key, const char *value), ended by NULL. Values are quoted
  * and escaped where they need it, at most 1 KiB each. `event` is a short stable word ("ready"). */

@@ -13,6 +13,7 @@
 #include <sys/random.h>
 
 #include "daemon/arena.h"
+#include "daemon/logging.h"
 #include "daemon/memory.h"
 #include "daemon/metrics.h"
 #include "daemon/request.h"
@@ -42,8 +43,10 @@ struct service {
     uint64_t instance;
     uint64_t started_ms;
     struct metrics metrics;
-    const struct now *now;   /* of the call at work */
-    struct scan_result scan; /* of the message at work */
+    struct notes notes;
+    const struct call *operators; /* the Resolve or Forget at work, or NULL */
+    const struct now *now;        /* of the call at work */
+    struct scan_result scan;      /* of the message at work */
     struct read_message read[SERVICE_READ_MAX];
 };
 
@@ -92,6 +95,23 @@ static void count_answer(struct service *service, const struct reply *reply)
     metrics->final += reply->ownership == OWNERSHIP_FINAL;
 }
 
+static void note_operator(struct service *service, struct session *session, const struct reply *reply)
+{
+    char peer[NOTES_PEER_BYTES];
+
+    service->options.outlet.peer(service->options.outlet.context, session, peer);
+    notes_operator(service->arena, service->operators, reply, session->connection, peer);
+    service->operators = NULL;
+}
+
+static void note_space(struct service *service)
+{
+    const struct engine_counts counts = engine_counts(service->engine);
+    const struct store_space space = store_space(service->store, counts.running + counts.interrupted);
+
+    notes_space(&service->notes, &space, service->now->boot_ms);
+}
+
 /* An answer of the engine: encoded, then sent or held. */
 static void on_reply(void *context, struct party *party, uint64_t request, const struct reply *reply)
 {
@@ -101,6 +121,11 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
     const struct response response = response_of_reply(service->arena, request, reply, service->now);
 
     count_answer(service, reply);
+    if (reply->code == CODE_RESOURCE_EXHAUSTED)
+        note_space(service);
+    /* Those that waited for what it decides are answered before or after it. */
+    if (service->operators && reply->call == service->operators->type)
+        note_operator(service, session, reply);
     if (reply->depends > store_durable_number(service->store))
         held_add(&service->held, &session->held, reply->depends, &response);
     else
@@ -204,6 +229,12 @@ static void on_hello(struct session *session, const Idem__V1__Request *request)
         return;
     }
     session->greeted = true;
+    if (log_enabled(LOG_DEBUG)) {
+        const struct service_outlet *outlet = &session->service->options.outlet;
+        char peer[NOTES_PEER_BYTES];
+        outlet->peer(outlet->context, session, peer);
+        notes_hello(request->hello->client, session->connection, request->hello->replaces, peer);
+    }
     replace(session, request->hello->replaces);
     say_hello(session, request);
 }
@@ -303,7 +334,9 @@ static void on_engine_call(struct session *session, uint64_t id, uint32_t timeou
     struct service *service = session->service;
     const uint64_t deadline_ms = timeout_ms ? read_ms + timeout_ms : UINT64_MAX;
 
+    service->operators = call->type == CALL_RESOLVE || call->type == CALL_FORGET ? call : NULL;
     engine_call(service->engine, &session->party, id, call, deadline_ms, service->now);
+    service->operators = NULL;
 }
 
 /* A message that is not read straight from its bytes. */
@@ -413,7 +446,14 @@ bool service_decide(struct session *session, unsigned number, uint64_t read_ms, 
 
 void service_bad_frame(struct session *session, const char *message)
 {
-    session->service->metrics.bad_frames++;
+    struct service *service = session->service;
+
+    service->metrics.bad_frames++;
+    if (notes_bad_frame_due(&service->notes, service->now->boot_ms)) {
+        char peer[NOTES_PEER_BYTES];
+        service->options.outlet.peer(service->options.outlet.context, session, peer);
+        notes_bad_frame(&service->notes, message, peer);
+    }
     session->open_calls++;
     refuse(session, 0, 0, CODE_INVALID_ARGUMENT, "BAD_FRAME", NULL, message);
 }
@@ -526,6 +566,7 @@ void service_stored(struct service *service, const struct store_event *event, co
     count_duration(&service->metrics.flush, event->flush_ns);
     count_duration(&service->metrics.apply, event->apply_ns);
     engine_stored(service->engine, event, now);
+    note_space(service);
     if (!store_busy(service->store))
         held_release(&service->held, on_release, service);
 }
@@ -555,6 +596,7 @@ struct service *service_open(const struct service_options *options, const struct
     service->options = *options;
     service->store = options->store;
     service->durable = store_durable_number(options->store);
+    service->now = now;
     service->started_ms = now->wall_ms;
     held_open(&service->held);
     random_bytes(&service->instance, sizeof service->instance);

@@ -9,6 +9,7 @@
 
 #include "daemon/engine.h"
 #include "daemon/held.h"
+#include "daemon/notes.h"
 #include "daemon/store.h"
 
 struct service;
@@ -32,6 +33,8 @@ struct service_outlet {
     void (*drop)(void *context, struct session *session);
     /* Is its input still open, as far as the socket knows? */
     bool (*alive)(void *context, struct session *session);
+    /* Who is at the other end, for the log: "unix uid 1000 pid 4711", "tcp:127.0.0.1:40000". */
+    void (*peer)(void *context, struct session *session, char text[NOTES_PEER_BYTES]);
     /* What the sockets count, for Stats. */
     void (*count)(void *context, uint64_t *connections, uint64_t *buffered_bytes);
     void *context;

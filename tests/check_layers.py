@@ -18,7 +18,7 @@ ROOMS = {
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/space", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
                ["rules", "store", "tables", "record", "base", "wire"]),
-    "service": (["daemon/service", "daemon/request", "daemon/response", "daemon/arena", "daemon/held"],
+    "service": (["daemon/service", "daemon/request", "daemon/response", "daemon/arena", "daemon/held", "daemon/notes"],
                 ["engine", "rules", "store", "record", "base", "scan", "wire"]),
     "sockets": (["daemon/conn", "daemon/listener"], ["service", "engine", "store", "tables", "base", "wire"]),
     "server": (["daemon/server", "daemon/main", "daemon/options"],

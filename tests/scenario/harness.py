@@ -3,6 +3,7 @@
 $IDEMD_BUILD is the build directory. Nothing sleeps: one waits for the daemon's ready line, for a reply, for the end of a connection;
 each wait has a time-out that fails the test."""
 import os
+import re
 import select
 import shutil
 import signal
@@ -115,6 +116,10 @@ class Daemon:
             print(f"The test failed; its folder is kept: {self.folder}", file=sys.stderr)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def logged(self, event):
+        """The lines of an event that it has logged so far (as logfmt)."""
+        return [line for line in self.log if re.match(rf"time=\S+ level=\S+ event={event}\s", line)]
 
     def rss_kib(self):
         with open(f"/proc/{self.process.pid}/status") as status:

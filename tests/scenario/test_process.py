@@ -214,6 +214,64 @@ class Logging(Process):
         self.assertEqual(process.wait(PATIENCE), 0)
         self.assertEqual((events[-1], "draining" in events), ("stopped", True))
 
+    def test_what_operators_do_and_who_they_are(self):
+        for listen in (None, ["tcp:127.0.0.1:0"]):
+            daemon = self.daemon(listen=listen)
+            owner, client = self.client(daemon), self.client(daemon)
+            self.assertEqual(owner.begin("k=1\n", caller="ann \u202e", bind_to_connection=True).answer, EXECUTE)
+            owner.call(release=pb.ReleaseRequest(op=op("k=1\n", "ann \u202e"), fence=client.call(
+                get=pb.GetRequest(op=op("k=1\n", "ann \u202e"))).get.info.revision, effect=pb.EFFECT_UNKNOWN))
+            revision = client.call(get=pb.GetRequest(op=op("k=1\n", "ann \u202e"))).get.info.revision
+            wrong = client.call(resolve=pb.ResolveRequest(op=op("k=1\n", "ann \u202e"), revision=revision + 1,
+                                                          verdict=pb.VERDICT_DID_NOT_HAPPEN, reason="guessed"))
+            self.assertEqual(wrong.status.code, pb.CODE_FAILED_PRECONDITION)
+            happened = pb.ResolveRequest(op=op("k=1\n", "ann \u202e"), revision=revision, verdict=pb.VERDICT_HAPPENED,
+                                         outcome=pb.Outcome(kind=pb.OUTCOME_KIND_SUCCEEDED), reason='seen "in" the bank')
+            self.assertEqual(client.call(resolve=happened).resolve.ownership, HELD)
+            done = client.call(get=pb.GetRequest(op=op("k=1\n", "ann \u202e"))).get.info.revision
+            forget = pb.ForgetRequest(op=op("k=1\n", "ann \u202e"), revision=done, reason="a test")
+            self.assertEqual(client.call(forget=forget).forget.ownership, HELD)
+            self.until(lambda: daemon.logged("forget"), "logged")
+            refused, resolved, = daemon.logged("resolve")
+            forgotten, = daemon.logged("forget")
+            if listen:
+                by = "by=tcp:%s:%d " % client.socket.getsockname()
+            else:
+                by = f'by="unix uid {os.getuid()} pid {os.getpid()}" '
+            for line, says in ((refused, f"revision={revision + 1} result=FAILED_PRECONDITION reason=guessed"),
+                               (resolved, f'revision={revision} result=HELD reason="seen \\"in\\" the bank"'),
+                               (resolved, "verdict=HAPPENED"), (refused, "verdict=DID_NOT_HAPPEN"),
+                               (forgotten, f'revision={done} result=HELD reason="a test"')):
+                self.assertIn(says, line)
+                self.assertIn("level=info", line)
+                self.assertIn('namespace=test caller="ann \\u202e" key="k=1\\u000a" ', line)
+                self.assertIn(by, line)
+            self.assertNotIn("verdict", forgotten)
+
+    def test_bad_frames_are_logged_now_and_then(self):
+        daemon = self.daemon()
+        for _ in range(200):
+            client = self.client(daemon)
+            client.send_raw(b"\x01\0\0\0\0")
+            self.assertTrue(client.at_end())
+            client.close()
+        self.until(lambda: daemon.logged("bad_frame"), "logged")
+        first = daemon.logged("bad_frame")[0]
+        self.assertIn(f'by="unix uid {os.getuid()} pid {os.getpid()}"', first)
+        self.assertIn("others=0", first)
+        self.assertIn("flag byte", first)
+        self.assertLess(len(daemon.logged("bad_frame")), 100)
+
+    def test_hello_is_for_debugging(self):
+        for level in ("info", "debug"):
+            daemon = self.daemon("--log-level", level)
+            hello = self.client(daemon, hello=pb.HelloRequest(client="till 3.1")).hello
+            daemon.terminate()
+            lines = daemon.logged("hello")
+            self.assertEqual(len(lines), level == "debug")
+            for line in lines:
+                self.assertIn(f'client="till 3.1" connection={hello.connection} replaces=0 by="unix uid ', line)
+
     def test_only_errors(self):
         daemon = self.daemon(expect_ready=False)
         data, told = os.path.join(daemon.folder, "d"), os.path.join(daemon.folder, "told")

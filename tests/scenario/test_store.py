@@ -24,6 +24,7 @@ class Full(Case):
             fences.append((f"k{i}", reply.begin.grant.fence))
         self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "STORE_FULL"))
         self.assertGreater(len(fences), 300)
+        self.until(lambda: daemon.logged("store_full"), "the log has that it is full")
         # A checkpoint needs a little less than a grant: one or two may still fit.
         checkpoint = pb.CheckpointRequest(op=op("running"), fence=running,
                                           checkpoint=pb.Checkpoint(name="n", data=os.urandom(65536)))
@@ -42,6 +43,8 @@ class Full(Case):
             self.assertEqual(released.ownership, pb.OWNERSHIP_HELD)
         # What was freed can be used, once the tables have followed the log.
         self.until(lambda: not client.call(begin=begin("fresh", input=os.urandom(65536))).status.code, "there is room")
+        self.until(lambda: client.call(renew=pb.RenewRequest(op=op("fresh"), fence=1)) and daemon.logged("store_free"),
+                   "the log has that it is full no more")
 
     def test_as_many_unfinished_as_allowed(self):
         daemon = self.daemon("--max-unfinished", "3")
