@@ -1,7 +1,8 @@
 /* Sending again. A proxy between libidem and a real daemon cuts the first connection at every byte of the request, and
  * of the reply; the library has to get each call done all the same, with its effect once. In the late variant the proxy
  * keeps what it did not deliver, and delivers it after the call was answered over another connection: a copy that
- * arrives late must change nothing. */
+ * arrives late must change nothing. In the refusing variant no second copy gets through: then an error that says "not
+ * done" has to be true. */
 #include "client/idem.h"
 
 #include <poll.h>
@@ -19,6 +20,9 @@
 
 #include <cmocka.h>
 
+#include "idem/v1/idem.pb-c.h"
+#include "proto/frame.h"
+#include "proto/limits.h"
 #include "tests/scenario/daemon.h"
 
 /* ---- The proxy ----------------------------------------------------------------------- */
@@ -29,6 +33,7 @@ enum { PAIRS_MAX = 64, BUFFER_BYTES = 65536 };
 /* One connection through the proxy. */
 struct pair {
     int client, daemon; /* -1: closed */
+    bool refused;       /* no daemon: its Hello is answered with an error */
     size_t passed[2];
     uint8_t held[BUFFER_BYTES]; /* read from the client and not delivered */
     size_t held_bytes;
@@ -43,6 +48,7 @@ static struct {
     struct pair pairs[PAIRS_MAX];
     int count;
     bool armed, late; /* the next connection is cut */
+    bool refusing;    /* those after it are refused */
     int cut_pair;
     enum direction direction;
     size_t at;
@@ -94,6 +100,31 @@ static void send_to(int fd, const uint8_t *data, size_t size)
     }
 }
 
+/* Says to whoever says Hello that its token is wrong. */
+static void refuse(struct pair *pair)
+{
+    Idem__V1__Response response = IDEM__V1__RESPONSE__INIT;
+    Idem__V1__Status status = IDEM__V1__STATUS__INIT;
+    uint8_t data[BUFFER_BYTES];
+    const ssize_t got = recv(pair->client, data, sizeof data, MSG_DONTWAIT);
+    Idem__V1__Request *request;
+
+    if (got <= 0) {
+        close_one(&pair->client);
+        return;
+    }
+    /* Such a small frame comes whole. */
+    request = idem__v1__request__unpack(NULL, (size_t)got - IDEM_FRAME_HEADER_BYTES, data + IDEM_FRAME_HEADER_BYTES);
+    need(request && request->call_case == IDEM__V1__REQUEST__CALL_HELLO, "a Hello comes first");
+    status.code = IDEM__V1__CODE__CODE_UNAUTHENTICATED;
+    response.id = request->id;
+    response.status = &status;
+    const size_t size = idem__v1__response__pack(&response, data + IDEM_FRAME_HEADER_BYTES);
+    frame_put_header(data, (uint32_t)size);
+    send_to(pair->client, data, IDEM_FRAME_HEADER_BYTES + size);
+    idem__v1__request__free_unpacked(request, NULL);
+}
+
 /* Passes what came one way on. */
 static void pass(int number, enum direction direction)
 {
@@ -101,10 +132,15 @@ static void pass(int number, enum direction direction)
     int *from = direction == TO_DAEMON ? &pair->client : &pair->daemon;
     int *to = direction == TO_DAEMON ? &pair->daemon : &pair->client;
     uint8_t data[BUFFER_BYTES];
-    const ssize_t got = recv(*from, data, sizeof data, MSG_DONTWAIT);
+    ssize_t got;
     const bool cuts = proxy.cut_pair == number && proxy.direction == direction;
     size_t size;
 
+    if (pair->refused) {
+        refuse(pair);
+        return;
+    }
+    got = recv(*from, data, sizeof data, MSG_DONTWAIT);
     if (got <= 0) {
         close_one(from);
         close_one(to);
@@ -134,7 +170,9 @@ static void accept_one(void)
     if (fd < 0)
         return;
     need(proxy.count < PAIRS_MAX, "few connections a call");
-    *pair = (struct pair){.client = fd, .daemon = connect_to(proxy.daemon_address)};
+    *pair = (struct pair){.client = fd, .daemon = -1, .refused = proxy.refusing && proxy.fired};
+    if (!pair->refused)
+        pair->daemon = connect_to(proxy.daemon_address);
     if (proxy.armed) {
         proxy.armed = false;
         proxy.cut_pair = proxy.count;
@@ -206,7 +244,7 @@ static void proxy_stop(void)
 }
 
 /* Forgets all connections, and cuts the next one after `at` bytes. */
-static void proxy_arm(enum direction direction, size_t at, bool late)
+static void proxy_arm(enum direction direction, size_t at, bool late, bool refusing)
 {
     pthread_mutex_lock(&proxy.mutex);
     for (int i = 0; i < proxy.count; i++) {
@@ -216,6 +254,7 @@ static void proxy_arm(enum direction direction, size_t at, bool late)
     proxy.count = 0;
     proxy.armed = true;
     proxy.late = late;
+    proxy.refusing = refusing;
     proxy.direction = direction;
     proxy.at = at;
     proxy.fired = false;
@@ -579,7 +618,7 @@ static bool one(const struct call_case *which, enum direction direction, size_t 
 
     snprintf(prepared.key, sizeof prepared.key, "%s-%u", which->name, number++);
     which->prepare(&prepared);
-    proxy_arm(direction, at, late);
+    proxy_arm(direction, at, late, false);
     idem_client *client = open_client(proxy.address);
     which->call(client, &prepared);
     fired = proxy_finish();
@@ -592,7 +631,7 @@ static void measure_hello(void)
 {
     struct prepared prepared = {.fence = 0};
 
-    proxy_arm(TO_DAEMON, SIZE_MAX, false);
+    proxy_arm(TO_DAEMON, SIZE_MAX, false, false);
     idem_client *client = open_client(proxy.address);
     call_hello(client, &prepared);
     idem_close(client);
@@ -651,12 +690,153 @@ static void restarts_in_between(void **state)
         snprintf(prepared.key, sizeof prepared.key, "restart-%s", cases[i].name);
         cases[i].prepare(&prepared);
         /* The reply is lost whole, then the daemon with it. */
-        proxy_arm(TO_CLIENT, hello_bytes[TO_CLIENT] + 2, true);
+        proxy_arm(TO_CLIENT, hello_bytes[TO_CLIENT] + 2, true, false);
         idem_client *client = open_client(proxy.address);
         cases[i].call(client, &prepared);
         idem_close(client);
         daemon_restart(&daemon_);
         cases[i].after(&prepared);
+    }
+}
+
+/* ---- What "not done" means ------------------------------------------------------------------- */
+
+static idem_error try_begin(idem_client *client, const struct prepared *prepared)
+{
+    const idem_begin_request request = {
+        .op = {.key = prepared->key}, .operation = prepared->key, .if_interrupted = IDEM_TAKE_OVER};
+    idem_begin_reply reply;
+
+    return idem_begin(client, &request, 0, &reply);
+}
+
+static idem_error try_complete(idem_client *client, const struct prepared *prepared)
+{
+    const idem_complete_request request = {
+        .op = {.key = prepared->key}, .fence = prepared->fence, .outcome = {.kind = IDEM_SUCCEEDED}};
+    idem_complete_reply reply;
+
+    return idem_complete(client, &request, 0, &reply);
+}
+
+static idem_error try_release(idem_client *client, const struct prepared *prepared)
+{
+    const idem_release_request request = {
+        .op = {.key = prepared->key}, .fence = prepared->fence, .effect = IDEM_EFFECT_NONE};
+    idem_release_reply reply;
+
+    return idem_release(client, &request, 0, &reply);
+}
+
+static idem_error try_renew(idem_client *client, const struct prepared *prepared)
+{
+    const idem_renew_request request = {.op = {.key = prepared->key}, .fence = prepared->fence, .lease_ms = 3600000};
+    idem_renew_reply reply;
+
+    return idem_renew(client, &request, 0, &reply);
+}
+
+static idem_error try_checkpoint(idem_client *client, const struct prepared *prepared)
+{
+    const idem_checkpoint_request request = {
+        .op = {.key = prepared->key}, .fence = prepared->fence, .checkpoint = {"half", {"data", 4}}};
+    idem_renew_reply reply;
+
+    return idem_checkpoint_store(client, &request, 0, &reply);
+}
+
+static idem_error try_recover(idem_client *client, const struct prepared *prepared)
+{
+    const idem_recover_request request = {.operation = prepared->key, .limit = 1};
+    idem_recover_reply reply;
+
+    return idem_recover(client, &request, 0, &reply);
+}
+
+static idem_error try_resolve(idem_client *client, const struct prepared *prepared)
+{
+    const idem_resolve_request request = {
+        .op = {.key = prepared->key}, .revision = prepared->revision, .verdict = IDEM_DID_NOT_HAPPEN};
+    idem_complete_reply reply;
+
+    return idem_resolve(client, &request, 0, &reply);
+}
+
+static idem_error try_forget(idem_client *client, const struct prepared *prepared)
+{
+    const idem_forget_request request = {.op = {.key = prepared->key}, .revision = prepared->revision};
+    idem_ownership ownership;
+
+    return idem_forget(client, &request, 0, &ownership);
+}
+
+static const struct refused_case {
+    const char *name;
+    void (*prepare)(struct prepared *prepared);
+    idem_error (*call)(idem_client *client, const struct prepared *prepared);
+} refused_cases[] = {
+    {"begin", prepare_nothing, try_begin},         {"take over", prepare_interrupted, try_begin},
+    {"complete", prepare_running, try_complete},   {"release", prepare_running, try_release},
+    {"renew", prepare_running, try_renew},         {"checkpoint", prepare_running, try_checkpoint},
+    {"recover", prepare_interrupted, try_recover}, {"resolve", prepare_interrupted, try_resolve},
+    {"forget", prepare_done, try_forget},
+};
+
+/* What there is of an operation: each call above changes it. 0: nothing. */
+static uint64_t revision_of(const char *key)
+{
+    const idem_get_request request = {.op = {.key = key}};
+    idem_get_reply reply;
+    const idem_error error = idem_get(direct, &request, 0, &reply);
+
+    assert_true(error == IDEM_OK || error == IDEM_ERR_NOT_FOUND);
+    return error == IDEM_OK ? reply.info.revision : 0;
+}
+
+/* One copy is cut, and no other gets through. *unknown counts the calls that took effect, and were said to be unknown.
+ */
+static bool one_refused(const struct refused_case *which, enum direction direction, size_t at, bool late,
+                        unsigned *unknown)
+{
+    static unsigned number;
+    struct prepared prepared = {.fence = 0};
+    idem_hello_reply hello;
+    bool fired;
+
+    snprintf(prepared.key, sizeof prepared.key, "refused %s-%u", which->name, number++);
+    which->prepare(&prepared);
+    const uint64_t before = revision_of(prepared.key);
+    proxy_arm(direction, at, late, true);
+    idem_client *client = open_client(proxy.address);
+    assert_int_equal(idem_hello(client, 0, &hello), IDEM_OK);
+    const idem_error error = which->call(client, &prepared);
+    fired = proxy_finish();
+    const bool changed = revision_of(prepared.key) != before;
+    assert_int_equal(error == IDEM_OK, !fired);
+    if (changed && fired)
+        assert_int_equal(idem_error_class(error), IDEM_CLASS_UNKNOWN);
+    *unknown += changed && fired;
+    idem_close(client);
+    return fired;
+}
+
+static void no_error_says_not_done_of_what_was_done(void **state)
+{
+    enum { STEP = 5, AFTER_HELLO = 4 }; /* bytes. The lengths of two Hellos differ by the numbers in them */
+
+    (void)state;
+    for (size_t i = 0; i < sizeof refused_cases / sizeof refused_cases[0]; i++) {
+        unsigned cuts = 0, unknown = 0;
+
+        for (int variant = 0; variant < 4; variant++) {
+            const enum direction direction = variant < 2 ? TO_DAEMON : TO_CLIENT;
+            size_t at = hello_bytes[direction] + AFTER_HELLO;
+
+            for (; one_refused(&refused_cases[i], direction, at, variant % 2, &unknown); at += STEP)
+                cuts++;
+        }
+        assert_true(unknown > 0); /* else nothing was tried */
+        print_message("%s: %u cuts, %u of them took effect\n", refused_cases[i].name, cuts, unknown);
     }
 }
 
@@ -698,9 +878,13 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(requests_cut),        cmocka_unit_test(requests_cut_and_delivered_late),
-        cmocka_unit_test(replies_cut),         cmocka_unit_test(replies_cut_and_the_old_connection_left_open),
-        cmocka_unit_test(restarts_in_between), cmocka_unit_test(two_clients_one_attempt),
+        cmocka_unit_test(requests_cut),
+        cmocka_unit_test(requests_cut_and_delivered_late),
+        cmocka_unit_test(replies_cut),
+        cmocka_unit_test(replies_cut_and_the_old_connection_left_open),
+        cmocka_unit_test(restarts_in_between),
+        cmocka_unit_test(two_clients_one_attempt),
+        cmocka_unit_test(no_error_says_not_done_of_what_was_done),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
