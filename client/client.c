@@ -274,6 +274,35 @@ static void give_up_dead(idem_client *client)
         give_up(client);
 }
 
+/* Why nothing more came of the connection. failed: an errno, or 0 if the other side closed it. */
+static idem_error lost(idem_client *client, int failed)
+{
+    const bool closed = failed == 0 || failed == ECONNRESET || failed == EPIPE;
+    const char *what = strerror(failed);
+
+    if (closed)
+        what = client->greeting
+                   ? "it closed the connection before it answered Hello: it is not idemd, or is shutting down"
+                   : "the daemon closed the connection";
+    else if (failed == ETIMEDOUT)
+        what = client->greeting ? "it did not answer Hello in time: it is not idemd, or is very busy"
+                                : "the daemon did not answer in time";
+    return client_fail_there(client, IDEM_ERR_LOST, what);
+}
+
+/* What came is nothing that idemd sends. If it is text, as of a web server, its beginning is shown. */
+static idem_error not_idemd(idem_client *client, const uint8_t *said, size_t size)
+{
+    char what[256] = "what answers there is not idemd";
+    size_t end = strlen(what), shown = 0;
+
+    while (shown < size && shown < 40 && said[shown] >= ' ' && said[shown] < 0x7f)
+        shown++;
+    if (shown >= 4)
+        snprintf(what + end, sizeof what - end, ": it says \"%.*s\"", (int)shown, (const char *)said);
+    return client_fail_there(client, IDEM_ERR_PROTOCOL, what);
+}
+
 static idem_error send_request(idem_client *client, const Idem__V1__Request *request, uint64_t deadline_ms, bool *sent)
 {
     const size_t size = idem__v1__request__get_packed_size(request);
@@ -293,7 +322,7 @@ static idem_error send_request(idem_client *client, const Idem__V1__Request *req
     /* A daemon that hung up may have said why before. */
     if (whole || errno == EPIPE || errno == ECONNRESET)
         return IDEM_OK;
-    return client_fail(client, IDEM_ERR_LOST, strerror(errno));
+    return lost(client, errno);
 }
 
 /* Reads more into the session. Of what keeps coming only so much as the deadline allows. */
@@ -305,10 +334,10 @@ static idem_error feed(idem_client *client, uint64_t deadline_ms, bool first)
     if (!to)
         return client_fail(client, IDEM_ERR_NO_MEMORY, "no memory for the answer");
     if (!first && transport_now_ms() >= deadline_ms)
-        return client_fail(client, IDEM_ERR_LOST, strerror(ETIMEDOUT));
+        return lost(client, ETIMEDOUT);
     const ssize_t got = transport_receive(client->fd, to, room, deadline_ms);
     if (got <= 0)
-        return client_fail(client, IDEM_ERR_LOST, got == 0 ? "the daemon closed the connection" : strerror(errno));
+        return lost(client, got == 0 ? 0 : errno);
     session_fed(&client->session, (size_t)got);
     return IDEM_OK;
 }
@@ -319,8 +348,10 @@ static idem_error unpack(idem_client *client, const uint8_t *message, uint32_t s
     *response = idem__v1__response__unpack(&client->allocator, size, message);
     if (*response)
         return IDEM_OK;
-    return client->no_memory ? client_fail(client, IDEM_ERR_NO_MEMORY, "no memory for the answer")
-                             : client_fail(client, IDEM_ERR_PROTOCOL, "the daemon sent what is no response");
+    if (client->no_memory)
+        return client_fail(client, IDEM_ERR_NO_MEMORY, "no memory for the answer");
+    return client->greeting ? not_idemd(client, message, size)
+                            : client_fail_there(client, IDEM_ERR_PROTOCOL, "the daemon sent what is no response");
 }
 
 /* Waits for the answer to one call. Answers to others are to calls that are no more: thrown away. */
@@ -335,7 +366,10 @@ static idem_error receive(idem_client *client, uint64_t id, uint64_t deadline_ms
 
         switch (session_next(&client->session, &message, &size)) {
         case SESSION_BROKEN:
-            return client_fail(client, IDEM_ERR_PROTOCOL, "the daemon sent what is no frame, or one over the limit");
+            return client->greeting ? not_idemd(client, client->session.data + client->session.taken,
+                                                client->session.size - client->session.taken)
+                                    : client_fail_there(client, IDEM_ERR_PROTOCOL,
+                                                        "the daemon sent what is no frame, or one over the limit");
         case SESSION_MORE:
             error = feed(client, deadline_ms, first);
             first = false;
@@ -426,7 +460,7 @@ static idem_error call_once(idem_client *client, const struct call *call, Idem__
 
     *sent = false;
     if (left_ms == 0)
-        return client_fail(client, IDEM_ERR_UNREACHABLE, "its time was over before it could be sent");
+        return client_fail_there(client, IDEM_ERR_UNREACHABLE, "the time was over before the call could be sent");
     request->id = client->next_id++;
     request->timeout_ms = at_most(left_ms, UINT32_MAX);
     if (call->wait_ms)
@@ -447,7 +481,7 @@ static idem_error judge(idem_client *client, const Idem__V1__Request *request, c
     if (response->status && response->status->code != IDEM__V1__CODE__CODE_OK)
         return client_fail_status(client, response->status);
     if ((int)response->result_case != (int)request->call_case)
-        return client_fail(client, IDEM_ERR_PROTOCOL, "the answer is none that this call can have");
+        return client_fail_there(client, IDEM_ERR_PROTOCOL, "the answer is none that this call can have");
     return IDEM_OK;
 }
 
@@ -489,12 +523,24 @@ static idem_error say_hello(idem_client *client, uint64_t deadline_ms)
         return error;
     error = judge(client, &request, response);
     if (error == IDEM_OK && !hello_good(response->hello))
-        error = client_fail(client, IDEM_ERR_PROTOCOL, "the daemon's answer to Hello is none that can be worked with");
+        error = client_fail_there(client, IDEM_ERR_PROTOCOL,
+                                  "the daemon's answer to Hello is none that can be worked with");
     if (error == IDEM_OK)
         greeted(client, response);
     else
         free_response(client, &response);
     return error;
+}
+
+static idem_error not_connected(idem_client *client, int failed)
+{
+    char what[256];
+
+    snprintf(what, sizeof what, "%s%s", strerror(failed),
+             failed == ENOENT || failed == ECONNREFUSED ? ": is idemd running there?"
+             : failed == EACCES                         ? ": the socket's mode and group do not let this user connect"
+                                                        : "");
+    return client_fail_there(client, IDEM_ERR_UNREACHABLE, what);
 }
 
 static idem_error connect_once(idem_client *client, uint64_t deadline_ms)
@@ -503,10 +549,12 @@ static idem_error connect_once(idem_client *client, uint64_t deadline_ms)
 
     client->fd = transport_connect(client->address, deadline_ms);
     if (client->fd < 0)
-        return client_fail(client, IDEM_ERR_UNREACHABLE, strerror(errno));
+        return not_connected(client, errno);
     session_reset(&client->session, HELLO_MESSAGE_BYTES_MAX);
     client->connection = 0;
+    client->greeting = true;
     error = say_hello(client, deadline_ms);
+    client->greeting = false;
     if (error != IDEM_OK)
         give_up(client);
     return error;
@@ -537,10 +585,16 @@ static bool is_passing(idem_error error)
 idem_error client_connect(idem_client *client, uint64_t deadline_ms)
 {
     idem_error error = IDEM_OK;
+    char why[sizeof client->message] = "";
 
     give_up_dead(client);
     while (client->fd < 0) {
         error = connect_once(client, deadline_ms);
+        /* That the time is over ends the last try; what ended those before it is the better reason. */
+        if (error != IDEM_OK && (!*why || left_until(deadline_ms) > 0))
+            strcpy(why, client->message);
+        else if (error == IDEM_ERR_UNREACHABLE || error == IDEM_ERR_LOST)
+            client_fail(client, error, why);
         if (error != IDEM_OK && (!is_passing(error) || !back_off(client, deadline_ms)))
             break;
     }

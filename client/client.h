@@ -42,7 +42,8 @@ struct idem_client {
     Idem__V1__Response *hello;
     ProtobufCAllocator allocator;
     bool no_memory; /* the allocator had none since this was last cleared */
-    char message[256], reason[64], field[64];
+    bool greeting;  /* Hello is under way: the other side has not shown yet that it is idemd */
+    char message[512], reason[64], field[64];
     uint32_t retry_after_ms;
 };
 
@@ -50,6 +51,8 @@ struct idem_client {
 
 /* Sets the last error's texts; returns it. message may be NULL. */
 idem_error client_fail(idem_client *client, idem_error error, const char *message);
+/* The same of what the other side did; its address is put in front. */
+idem_error client_fail_there(idem_client *client, idem_error error, const char *message);
 /* The same of a Response's status that is not OK. */
 idem_error client_fail_status(idem_client *client, const Idem__V1__Status *status);
 /* Forgets them. */

@@ -89,6 +89,14 @@ idem_error client_fail(idem_client *client, idem_error error, const char *messag
     return error;
 }
 
+idem_error client_fail_there(idem_client *client, idem_error error, const char *message)
+{
+    char text[sizeof client->message];
+
+    snprintf(text, sizeof text, "%s: %s", client->address, message);
+    return client_fail(client, error, text);
+}
+
 idem_error client_fail_status(idem_client *client, const Idem__V1__Status *status)
 {
     const unsigned code = (unsigned)status->code;

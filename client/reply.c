@@ -104,5 +104,6 @@ bool reply_info_known(const Idem__V1__OperationInfo *info)
 
 idem_error reply_unknown(idem_client *client)
 {
-    return client_fail(client, IDEM_ERR_PROTOCOL, "the answer is none that this library knows: no permission to run");
+    return client_fail_there(client, IDEM_ERR_PROTOCOL,
+                             "the answer is none that this library knows: no permission to run");
 }

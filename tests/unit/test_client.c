@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -147,6 +148,57 @@ static void nobody_there(void **state)
     fake_server_stop(&server);
     assert_int_equal(idem_begin(client, &request, 50, &reply), IDEM_ERR_UNREACHABLE);
     idem_close(client);
+}
+
+/* What each connection is answered with before it is closed; user is the text, NULL: nothing is answered, and the
+ * connection stays open. */
+static void stranger_script(struct fake_server *server, int fd, int number)
+{
+    const char *says = server->user;
+    uint8_t data[512];
+
+    (void)number;
+    if (recv(fd, data, sizeof data, 0) > 0 && says)
+        fake_send_bytes(fd, says, strlen(says));
+    else
+        recv(fd, data, sizeof data, 0);
+}
+
+static void one_who_is_not_idemd_is_named(void **state)
+{
+    static const struct {
+        const char *says;
+        uint32_t timeout_ms;
+        idem_error error;
+        const char *message;
+    } strangers[] = {
+        {"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n", 60000, IDEM_ERR_PROTOCOL,
+         ": what answers there is not idemd: it says \"HTTP/1.1 400 Bad Request\""},
+        {"-ERR unknown command\r\n", 60000, IDEM_ERR_PROTOCOL, "it says \"-ERR unknown command\""},
+        {"\x15\x03\x01", 60000, IDEM_ERR_PROTOCOL, ": what answers there is not idemd"},
+        {"\x1b[2Jboo", 60000, IDEM_ERR_PROTOCOL, ": what answers there is not idemd"},
+        {"", 1000, IDEM_ERR_UNREACHABLE, ": it closed the connection before it answered Hello: it is not idemd"},
+        {NULL, 300, IDEM_ERR_UNREACHABLE, ": it did not answer Hello in time: it is not idemd"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof strangers / sizeof strangers[0]; i++) {
+        struct fake_server server;
+        const idem_begin_request request = {.op = {.key = "k"}};
+        idem_begin_reply reply;
+
+        fake_server_start(&server, stranger_script, (void *)(uintptr_t)strangers[i].says);
+        idem_client *client = open_client(&server, 0);
+        const idem_error error = idem_begin(client, &request, strangers[i].timeout_ms, &reply);
+        const char *message = idem_message(client);
+        assert_int_equal(error, strangers[i].error);
+        assert_memory_equal(message, server.address, strlen(server.address));
+        if (!strstr(message, strangers[i].message))
+            fail_msg("\"%s\" does not say \"%s\"", message, strangers[i].message);
+        assert_null(strchr(message, '\x1b'));
+        idem_close(client);
+        fake_server_stop(&server);
+    }
 }
 
 static void unavailable_script(struct fake_server *server, int fd, int number)
@@ -619,6 +671,7 @@ int main(void)
         cmocka_unit_test(a_late_reply_is_given_to_nobody),
         cmocka_unit_test(a_lost_reply_is_asked_for_again),
         cmocka_unit_test(nobody_there),
+        cmocka_unit_test(one_who_is_not_idemd_is_named),
         cmocka_unit_test(unavailable_is_sent_again),
         cmocka_unit_test(a_refused_copy_says_nothing_of_the_first),
         cmocka_unit_test(what_is_not_known_is_no_permission),
