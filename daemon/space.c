@@ -17,7 +17,8 @@ static struct bytes namespace_of(const struct space *space)
 static bool is_of(const struct space *space, struct bytes namespace, struct bytes operation)
 {
     return space->operation_bytes == operation.size && bytes_equal(namespace_of(space), namespace) &&
-           bytes_equal(bytes_of(space->text + space->namespace_bytes, space->operation_bytes), operation);
+           (operation.size == 0 ||
+            bytes_equal(bytes_of(space->text + space->namespace_bytes, space->operation_bytes), operation));
 }
 
 struct space *space_find(const struct engine *engine, struct bytes namespace, struct bytes operation)
