@@ -8,6 +8,7 @@
 
 #include <assert.h>
 
+#include "daemon/binding.h"
 #include "daemon/memory.h"
 #include "daemon/space.h"
 #include "proto/limits.h"
@@ -289,7 +290,7 @@ static void carry_out(struct engine *engine, const struct asker *asker, struct f
         change(engine, asker->call, found, decision);
     if (decision->lease_anew) {
         assert(found->operation && found->record.state == RECORD_RUNNING);
-        operation_bind(found->operation, found->record.flags & RECORD_BOUND ? asker->party : NULL);
+        binding_set(engine, found->operation, found->record.flags & RECORD_BOUND ? asker->party : NULL);
         operation_lease_anew(engine, found->operation, decision->lease_ms, now);
     }
     if (decision->answer == ANSWER_REPLAY)

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "daemon/binding.h"
 #include "daemon/decide.h"
 #include "daemon/memory.h"
 #include "daemon/space.h"
@@ -61,8 +62,8 @@ static int by_revision(const void *a, const void *b)
     return ((*x)->revision > (*y)->revision) - ((*x)->revision < (*y)->revision);
 }
 
-/* A running lease has its last acknowledged length again, from now; one that was bound has the grace. */
-static void load_lease(struct engine *engine, struct operation *operation, const struct now *now)
+/* A running lease has its last acknowledged length again, from now. One that was bound is bound to `before`. */
+static void load_lease(struct engine *engine, struct operation *operation, struct party *before, const struct now *now)
 {
     struct record record;
 
@@ -71,13 +72,14 @@ static void load_lease(struct engine *engine, struct operation *operation, const
     operation_read(operation, &record);
     operation_lease_anew(engine, operation, record.lease_ms, now);
     if (record.flags & RECORD_BOUND)
-        operation_orphan(engine, operation, now);
+        binding_set(engine, operation, before);
 }
 
 static void enter_loaded(struct engine *engine, const struct now *now)
 {
     const uint32_t count = engine->lives.count;
     struct operation **sorted = mem_alloc(count * sizeof *sorted);
+    struct party before = {0}; /* all connections of the time before */
 
     for (uint32_t i = 0; i < count; i++)
         sorted[i] = engine->lives.at[i].operation;
@@ -85,8 +87,9 @@ static void enter_loaded(struct engine *engine, const struct now *now)
         qsort(sorted, count, sizeof *sorted, by_revision);
     for (uint32_t i = 0; i < count; i++) {
         operation_enter_loaded(engine, sorted[i]);
-        load_lease(engine, sorted[i], now);
+        load_lease(engine, sorted[i], &before, now);
     }
+    binding_orphan(engine, &before, now);
     mem_free(sorted);
 }
 
@@ -132,12 +135,14 @@ void engine_close(struct engine *engine)
         struct operation *operation = engine->lives.at[i].operation;
         if (!operation)
             continue;
-        operation_bind(operation, NULL);
+        binding_set(engine, operation, NULL);
         if (operation->space)
             space_leave(engine, operation);
         operation_discard(operation);
     }
-    assert(engine->spaces.entries == 0);
+    assert(engine->spaces.entries == 0 && engine->gone.entries == 0);
+    table_free(&engine->gone);
+    deadlines_free(&engine->graces);
     table_free(&engine->spaces);
     table_free(&engine->recovered);
     mem_free(engine->retired);
@@ -212,37 +217,19 @@ void engine_party_close(struct engine *engine, struct party *party, const struct
 {
     while (party->parked)
         decide_unpark(engine, party->parked);
-    while (party->bound)
-        operation_orphan(engine, party->bound, now);
+    binding_orphan(engine, party, now);
     assert(party->parked_count == 0);
-}
-
-static void take_over_binding(struct engine *engine, struct operation *operation, struct party *party,
-                              const struct now *now)
-{
-    struct record record;
-
-    operation_read(operation, &record);
-    operation_bind(operation, party);
-    operation_lease_anew(engine, operation, record.lease_ms, now);
 }
 
 void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now)
 {
-    while (old->bound)
-        take_over_binding(engine, old->bound, party, now);
+    binding_replace(engine, old, party, now);
     engine_party_close(engine, old, now);
 }
 
 void engine_party_adopt(struct engine *engine, uint64_t id, struct party *party, const struct now *now)
 {
-    struct operation *next;
-
-    for (struct operation *operation = engine->orphanage.bound; operation; operation = next) {
-        next = operation->bound.next;
-        if (id != 0 && operation->orphan_of == id)
-            take_over_binding(engine, operation, party, now);
-    }
+    binding_adopt(engine, id, party, now);
 }
 
 void engine_drain(struct engine *engine)
@@ -270,13 +257,31 @@ static bool is_over(const struct deadline *deadline, uint64_t time_ms)
     return deadline && deadline->at_ms < time_ms;
 }
 
+/* A lease whose holder's grace is over. One that was not even flushed in that time is not bound any more. */
+static void end_grace(struct engine *engine, struct operation *operation, const struct now *now)
+{
+    if (deadline_is_set(&operation->lease))
+        decide_lease_end(engine, operation, now);
+    else
+        binding_set(engine, operation, NULL);
+}
+
 static void end_leases(struct engine *engine, const struct now *now, uint64_t seen_ms)
 {
     const uint64_t lease_time = seen_ms - engine->stalled_ms;
-    struct deadline *first;
+    struct operation *operation;
 
-    for (int i = 0; i < LEASE_ENDS_A_TURN && is_over(first = deadlines_first(&engine->leases), lease_time); i++)
-        decide_lease_end(engine, (struct operation *)(void *)first, now);
+    for (int i = 0; i < LEASE_ENDS_A_TURN; i++) {
+        struct deadline *first = deadlines_first(&engine->leases);
+
+        if (!is_over(first, lease_time)) {
+            if (!(operation = binding_grace_over(engine, lease_time)))
+                return;
+            end_grace(engine, operation, now);
+        } else if (!binding_has_time(engine, (struct operation *)(void *)first)) {
+            decide_lease_end(engine, (struct operation *)(void *)first, now);
+        }
+    }
 }
 
 static void end_waits(struct engine *engine, const struct now *now)
@@ -360,16 +365,24 @@ static void end_reading(struct engine *engine)
     engine->expected_count = 0;
 }
 
+/* When (lease time) a lease or a grace ends; UINT64_MAX: none runs. */
+static uint64_t first_end_ms(const struct engine *engine)
+{
+    const struct deadline *lease = deadlines_first(&engine->leases), *grace = deadlines_first(&engine->graces);
+
+    return earlier(lease ? lease->at_ms : UINT64_MAX, grace ? grace->at_ms : UINT64_MAX);
+}
+
 static uint64_t next_lease_ms(const struct engine *engine, const struct now *now, uint64_t seen_ms)
 {
-    const struct deadline *lease = deadlines_first(&engine->leases);
+    const uint64_t end_ms = first_end_ms(engine);
 
-    if (!lease)
+    if (end_ms == UINT64_MAX)
         return UINT64_MAX;
-    if (is_over(lease, seen_ms - engine->stalled_ms)) /* more have ended than end in one turn */
+    if (end_ms < seen_ms - engine->stalled_ms) /* more have ended than end in one turn */
         return now->boot_ms;
     /* One that is over, and may have been renewed by what is not read yet, is looked at soon. */
-    return earlier(later(lease->at_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
+    return earlier(later(end_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
 }
 
 static uint64_t next_wait_ms(const struct engine *engine)
@@ -440,6 +453,7 @@ void engine_check(const struct engine *engine)
     uint64_t running = 0, interrupted = 0, waiting = 0;
 
     index_check(engine->index);
+    table_check(&engine->gone);
     table_check(&engine->spaces);
     table_check(&engine->recovered);
     for (uint32_t i = 0; i < engine->waits.count; i++)

@@ -26,6 +26,7 @@
 #include "daemon/store.h"
 
 struct engine;
+struct holder;
 struct operation;
 struct parked;
 
@@ -34,7 +35,7 @@ struct party {
     uint64_t id;           /* its owner's name for it: the connection's number; 0: none */
     struct parked *parked; /* calls of this connection that wait, newest first */
     uint32_t parked_count;
-    struct operation *bound; /* grants bound to it */
+    struct holder *holder; /* of the grants that are bound to it; NULL: none is */
 };
 
 /* What is told of one operation beside its record. */

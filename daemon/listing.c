@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "daemon/binding.h"
 #include "daemon/decide.h"
 #include "daemon/memory.h"
 #include "daemon/space.h"
@@ -127,7 +128,7 @@ static enum recovered recover_one(struct page *page, const struct asker *asker, 
     struct found *told = &page->found[page->count];
     *told = (struct found){.operation = operation, .there = true};
     operation_read(operation, &told->record);
-    operation_bind(operation, told->record.flags & RECORD_BOUND ? asker->party : NULL);
+    binding_set(engine, operation, told->record.flags & RECORD_BOUND ? asker->party : NULL);
     operation_lease_anew(engine, operation, decision.lease_ms, page->now);
     page->values[page->count] = values;
     page->told[page->count] = decide_describe(engine, told, &page->values[page->count], page->now);

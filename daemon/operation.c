@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <xxhash.h>
 
+#include "daemon/binding.h"
 #include "daemon/memory.h"
 #include "daemon/space.h"
 
@@ -161,8 +162,8 @@ static void leave(struct engine *engine, struct operation *operation)
     if (operation->recovered)
         leave_recovered(engine, operation);
     deadline_clear(&engine->leases, &operation->lease);
-    operation_bind(operation, NULL);
-    operation->lease_pending = operation->orphaned = false;
+    binding_set(engine, operation, NULL);
+    operation->lease_pending = false;
     operation->state = RECORD_ABSENT;
 }
 
@@ -445,7 +446,6 @@ static void lease_extend(struct engine *engine, struct operation *operation, uin
 void operation_lease_anew(struct engine *engine, struct operation *operation, uint32_t lease_ms, const struct now *now)
 {
     assert(operation->state == RECORD_RUNNING);
-    operation->orphaned = false;
     operation->lease_pending = unflushed(operation);
     /* A lease that runs already must not end while its renewal is being flushed. */
     if (deadline_is_set(&operation->lease) || !operation->lease_pending)
@@ -459,42 +459,8 @@ uint32_t operation_lease_left_ms(const struct engine *engine, const struct opera
 
     if (!deadline_is_set(&operation->lease))
         return operation->state == RECORD_RUNNING ? lease_ms : 0;
-    return operation->lease.at_ms > lease_time ? (uint32_t)(operation->lease.at_ms - lease_time) : 0;
-}
-
-void operation_bind(struct operation *operation, struct party *party)
-{
-    struct operation_link *link = &operation->bound;
-
-    if (operation->party == party)
-        return;
-    if (operation->party) {
-        if (link->previous)
-            link->previous->bound.next = link->next;
-        else
-            operation->party->bound = link->next;
-        if (link->next)
-            link->next->bound.previous = link->previous;
-    }
-    *link = (struct operation_link){0};
-    operation->party = party;
-    if (party) {
-        link->next = party->bound;
-        if (party->bound)
-            party->bound->bound.previous = operation;
-        party->bound = operation;
-    }
-}
-
-void operation_orphan(struct engine *engine, struct operation *operation, const struct now *now)
-{
-    const uint64_t grace_end_ms = operation_lease_time(engine, now) + engine->policy->grace_ms;
-
-    operation->orphan_of = operation->party ? operation->party->id : 0;
-    operation_bind(operation, &engine->orphanage);
-    operation->orphaned = true;
-    if (deadline_is_set(&operation->lease) && operation->lease.at_ms > grace_end_ms)
-        deadline_set(&engine->leases, &operation->lease, grace_end_ms);
+    const uint64_t end_ms = binding_lease_end_ms(operation);
+    return end_ms > lease_time ? (uint32_t)(end_ms - lease_time) : 0;
 }
 
 /* ---- Batches ---------------------------------------------------------------------------------- */
@@ -512,13 +478,8 @@ void operation_batch_submitted(struct engine *engine)
 
 static void start_lease(struct engine *engine, struct operation *operation, const struct now *now)
 {
-    uint32_t lease_ms = operation->lease_ms;
-
-    if (operation->orphaned && lease_ms > engine->policy->grace_ms)
-        lease_ms = engine->policy->grace_ms;
     operation->lease_pending = false;
-    if (!operation->orphaned || !deadline_is_set(&operation->lease))
-        lease_extend(engine, operation, operation_lease_time(engine, now) + lease_ms);
+    lease_extend(engine, operation, operation_lease_time(engine, now) + operation->lease_ms);
 }
 
 static uint64_t *replays_slot(struct engine *engine, uint64_t place, bool take)
@@ -599,7 +560,8 @@ void operation_check(const struct engine *engine, const struct operation *operat
 
     assert(operation->state != RECORD_ABSENT);
     assert(operation->life <= operation->revision || operation->damaged);
-    assert(!operation->party || operation->state == RECORD_RUNNING);
+    assert(!operation->sheaf || operation->state == RECORD_RUNNING);
+    binding_check(operation);
     if (operation->damaged)
         return;
     operation_read(operation, &record);

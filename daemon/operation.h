@@ -10,6 +10,8 @@
 #include "daemon/table.h"
 
 struct space;
+struct holder;
+struct sheaf;
 
 /* A doubly linked list through one of an operation's links. */
 struct operation_link {
@@ -63,7 +65,6 @@ struct operation {
     uint8_t state;      /* enum record_state; ABSENT only while its waiters are served */
     bool damaged;       /* its stored record does not read: DATA_LOSS */
     bool lease_pending; /* the lease runs from when the batch it is in is flushed */
-    bool orphaned;      /* bound, and its connection is gone: the lease is the grace at most */
     bool recovered;     /* RUNNING or INTERRUPTED by a grant of Recover */
     uint8_t stage;      /* enum operation_stage: how far its last change has got */
     uint32_t replays;
@@ -72,10 +73,9 @@ struct operation {
     struct slice value; /* the checkpoint's data, or DONE: attributes and body */
     struct parked_queue waiters;
     struct operation_link batch; /* those of the same stage */
-    struct party *party;         /* bound to; orphaned: the engine's orphanage */
-    uint64_t orphan_of;          /* orphaned: the id of the party that is gone */
+    struct sheaf *sheaf;         /* RUNNING: bound to the party that this is of, or was */
     union {
-        struct operation_link bound;       /* RUNNING, with a party */
+        struct operation_link bound;       /* RUNNING: those of the same sheaf */
         struct operation_link interrupted; /* INTERRUPTED: those of its namespace */
     };
     struct operation_link named;        /* INTERRUPTED: those of its namespace and name */
@@ -109,7 +109,8 @@ struct engine {
     const struct store_swept *swept; /* to be taken from the index, after what is applied is in it */
     uint32_t swept_count;
     struct operation_list stages[STAGES];
-    struct party orphanage;   /* has what was bound to parties that are gone */
+    struct table gone;        /* holders whose party is gone, by its id */
+    struct deadlines graces;  /* when what is bound to them ends; in lease time */
     struct table spaces;      /* by namespace, and by namespace and name of operation */
     struct space *last_space; /* a namespace's: that an operation entered, where it is still there */
     struct blob *scratch;     /* for the values of one answer, where nobody kept it */
@@ -193,10 +194,6 @@ void operation_discard(struct operation *operation);
 void operation_lease_anew(struct engine *engine, struct operation *operation, uint32_t lease_ms, const struct now *now);
 uint32_t operation_lease_left_ms(const struct engine *engine, const struct operation *operation, uint32_t lease_ms,
                                  const struct now *now);
-/* Binds a bound grant to a party (NULL: to none). */
-void operation_bind(struct operation *operation, struct party *party);
-/* Its connection is gone: the lease is cut to the grace. */
-void operation_orphan(struct engine *engine, struct operation *operation, const struct now *now);
 
 /* The open batch was handed over; what was in flight is flushed. */
 void operation_batch_submitted(struct engine *engine);

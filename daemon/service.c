@@ -38,8 +38,8 @@ struct service {
     struct engine *engine;
     struct arena *arena;
     struct held_answers held;
-    uint64_t durable; /* the newest number that was flushed, as of the last event */
-    struct session *sessions;
+    uint64_t durable;      /* the newest number that was flushed, as of the last event */
+    struct table sessions; /* by the number of the connection */
     uint64_t instance;
     uint64_t started_ms;
     struct metrics metrics;
@@ -170,11 +170,14 @@ static void answer(struct session *session, const Idem__V1__Response *message)
 
 static struct session *session_by_connection(const struct service *service, uint64_t connection)
 {
-    struct session *session = service->sessions;
+    struct table_entry *entry = table_first(&service->sessions, (uint32_t)connection);
 
-    while (session && session->connection != connection)
-        session = session->next;
-    return session;
+    for (; entry; entry = table_next(entry)) {
+        struct session *session = (struct session *)(void *)((char *)entry - offsetof(struct session, by_connection));
+        if (session->connection == connection)
+            return session;
+    }
+    return NULL;
 }
 
 static void replace(struct session *session, uint64_t connection)
@@ -489,10 +492,7 @@ void service_session_open(struct service *service, struct session *session)
         random_bytes(&session->connection, sizeof session->connection);
     while (session->connection == 0 || session_by_connection(service, session->connection));
     session->party.id = session->connection;
-    session->next = service->sessions;
-    if (service->sessions)
-        service->sessions->previous = session;
-    service->sessions = session;
+    table_add(&service->sessions, &session->by_connection, (uint32_t)session->connection);
 }
 
 void service_session_input_ended(struct session *session, const struct now *now)
@@ -508,12 +508,7 @@ void service_session_close(struct session *session, const struct now *now)
 
     service_session_input_ended(session, now);
     held_forget(&session->held);
-    if (session->previous)
-        session->previous->next = session->next;
-    else
-        service->sessions = session->next;
-    if (session->next)
-        session->next->previous = session->previous;
+    table_remove(&service->sessions, &session->by_connection);
     session->service = NULL;
 }
 
@@ -620,7 +615,8 @@ void service_close(struct service *service)
 {
     if (!service)
         return;
-    assert(!service->sessions);
+    assert(service->sessions.entries == 0);
+    table_free(&service->sessions);
     held_close(&service->held);
     engine_close(service->engine);
     arena_free(service->arena);

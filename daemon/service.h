@@ -11,6 +11,7 @@
 #include "daemon/held.h"
 #include "daemon/notes.h"
 #include "daemon/store.h"
+#include "daemon/table.h"
 
 struct service;
 
@@ -19,7 +20,7 @@ struct session {
     struct party party; /* first member */
     struct service *service;
     uint64_t connection; /* HelloResponse.connection: never given twice */
-    struct session *previous, *next;
+    struct table_entry by_connection;
     struct held_owner held; /* answers that wait for the disk */
     uint32_t open_calls;    /* read and not yet answered */
     bool greeted;

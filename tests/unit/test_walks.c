@@ -12,7 +12,7 @@
 #include "daemon/deadline.h"
 #include "tests/model/fake_store.h"
 
-enum { MANY = 20000, FEW = 8, LISTS_A_TURN = 4096, A_LIST = 1024, LEAST_A_LIST = 16, TOLD_MAX = 100 };
+enum { MANY = 6000, FEW = 8, LISTS_A_TURN = 4096, A_LIST = 1024, LEAST_A_LIST = 16, TOLD_MAX = 100 };
 
 static const struct policy policy = {.keep_ms = 60000,
                                      .keep_min_ms = 1000,
@@ -519,6 +519,201 @@ static void a_list_ends(void **state)
     }
 }
 
+/* ---- Bound grants ------------------------------------------------------------------ */
+
+static void begin_bound(struct party *party, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        begin(party, "n", first + i, "pay", true);
+}
+
+static uint32_t lease_left(uint32_t number)
+{
+    struct party party = {0};
+    char key[16];
+    struct call call = {.type = CALL_GET};
+
+    snprintf(key, sizeof key, "k%u", number);
+    call.id = (struct identity){text("n"), bytes_of("", 0), text(key)};
+    make_call(&party, &call);
+    assert_int_equal(world.told.code, CODE_OK);
+    return world.told.lease_left_ms;
+}
+
+static void pass(uint64_t ms)
+{
+    world.now.boot_ms += ms;
+}
+
+/* Turns until so many are interrupted, at most A_TURN in each. */
+static void check_ends(uint32_t count)
+{
+    enum { A_TURN = 512 };
+    uint64_t before = engine_counts(world.engine).interrupted;
+
+    while (engine_counts(world.engine).interrupted < count) {
+        const uint64_t next_ms = turn(), ended = engine_counts(world.engine).interrupted;
+        assert_true(ended > before && ended - before <= A_TURN);
+        assert_true(ended == count || next_ms <= world.now.boot_ms);
+        before = ended;
+    }
+    settle();
+    assert_int_equal(engine_counts(world.engine).interrupted, count);
+}
+
+/* The end of a connection costs the same whatever is bound to it; then its grants end a part at a time. */
+static void a_connection_ends_at_once(void **state)
+{
+    struct party party = {.id = 17};
+
+    (void)state;
+    begin_bound(&party, 0, MANY);
+    begin(&party, "n", MANY, "pay", false);
+    settle();
+    reads = deadlines_set = 0;
+    engine_party_close(world.engine, &party, &world.now);
+    assert_true(reads == 0 && deadlines_set == 1);
+    assert_int_equal(lease_left(MANY / 2), policy.grace_ms);
+    assert_int_equal(lease_left(MANY), policy.lease_ms);
+    pass(policy.grace_ms);
+    settle();
+    assert_int_equal(engine_counts(world.engine).interrupted, 0);
+    pass(1);
+    check_ends(MANY);
+    pass(policy.lease_ms);
+    check_ends(MANY + 1);
+    end();
+}
+
+/* So does taking over what is bound, whether the old connection is open or gone; all have their full lease then. */
+static void a_connection_is_replaced_at_once(void **state)
+{
+    struct party parties[4] = {{.id = 1}, {.id = 2}, {.id = 3}, {.id = 4}};
+
+    (void)state;
+    begin_bound(&parties[0], 0, MANY);
+    begin_bound(&parties[1], MANY, FEW); /* before it says Hello */
+    settle();
+    pass(policy.lease_ms / 2);
+    settle();
+    reads = deadlines_set = 0;
+    engine_party_replace(world.engine, &parties[0], &parties[1], &world.now);
+    assert_true(reads == 0 && deadlines_set == 0);
+    assert_int_equal(lease_left(MANY / 2), policy.lease_ms);
+    pass(policy.lease_ms);
+    settle();
+    assert_int_equal(engine_counts(world.engine).interrupted, 0);
+
+    reads = deadlines_set = 0;
+    engine_party_close(world.engine, &parties[1], &world.now);
+    engine_party_adopt(world.engine, 1, &parties[2], &world.now); /* that is another's by now */
+    assert_null(parties[2].holder);
+    engine_party_adopt(world.engine, 2, &parties[2], &world.now);
+    assert_true(reads == 0 && deadlines_set == 1);
+    pass(policy.grace_ms + 1);
+    settle();
+    assert_int_equal(engine_counts(world.engine).interrupted, 0);
+    assert_int_equal(lease_left(0), policy.lease_ms - policy.grace_ms - 1);
+    assert_int_equal(lease_left(MANY), policy.lease_ms - policy.grace_ms - 1);
+    engine_check(world.engine);
+    pass(policy.lease_ms - policy.grace_ms);
+    check_ends(MANY + FEW);
+    engine_party_adopt(world.engine, 2, &parties[3], &world.now);
+    assert_true(!parties[2].holder && !parties[3].holder);
+    end();
+}
+
+/* Among very many that are gone, each is found by its number. */
+static void one_of_many_that_are_gone_is_found(void **state)
+{
+    static struct party parties[MANY];
+    struct party party = {.id = UINT64_MAX};
+
+    (void)state;
+    for (uint32_t i = 0; i < MANY; i++) {
+        parties[i] = (struct party){.id = (uint64_t)(i + 1) << 32 | i % 100}; /* halves of numbers may be the same */
+        begin(&parties[i], "n", i, "pay", true);
+    }
+    settle();
+    for (uint32_t i = 0; i < MANY; i++)
+        engine_party_close(world.engine, &parties[i], &world.now);
+    reads = deadlines_set = 0;
+    engine_party_adopt(world.engine, parties[MANY / 2].id, &party, &world.now);
+    engine_party_adopt(world.engine, 4711, &party, &world.now);
+    assert_true(reads == 0 && deadlines_set == 0);
+    pass(policy.grace_ms + 1);
+    check_ends(MANY - 1);
+    assert_int_equal(lease_left(MANY / 2), policy.lease_ms - policy.grace_ms - 1);
+    engine_party_close(world.engine, &party, &world.now);
+    end();
+}
+
+/* A Renew on another connection takes a grant from one that is gone, and only this one. */
+static void a_renewal_elsewhere_takes_one_grant(void **state)
+{
+    struct party party = {.id = 1}, other = {.id = 2};
+    struct call renew = {.type = CALL_RENEW, .id = {text("n"), bytes_of("", 0), text("k7")}};
+
+    (void)state;
+    begin_bound(&party, 0, 7);
+    begin(&party, "n", 7, "pay", true);
+    renew.fence = world.told.fences[0];
+    settle();
+    engine_party_close(world.engine, &party, &world.now);
+    make_call(&other, &renew);
+    assert_int_equal(world.told.code, CODE_OK);
+    assert_non_null(other.holder);
+    pass(policy.grace_ms + 1);
+    check_ends(7);
+    assert_int_equal(lease_left(7), policy.lease_ms - policy.grace_ms - 1);
+    engine_party_close(world.engine, &other, &world.now);
+    pass(policy.grace_ms + 1);
+    check_ends(8);
+    end();
+}
+
+/* A grant whose connection and grace are gone before it is flushed has the lease that it was stored with: late is
+ * allowed. */
+static void a_grace_may_end_before_the_flush(void **state)
+{
+    struct party party = {.id = 1};
+
+    (void)state;
+    fake_store_set_no_room(world.store, true);
+    begin(&party, "n", 0, "pay", true);
+    turn();
+    engine_party_close(world.engine, &party, &world.now);
+    pass(policy.grace_ms + 1);
+    turn();
+    engine_check(world.engine);
+    assert_int_equal(engine_counts(world.engine).running, 1);
+    fake_store_set_no_room(world.store, false);
+    settle();
+    assert_int_equal(lease_left(0), policy.lease_ms);
+    pass(policy.lease_ms + 1);
+    check_ends(1);
+    end();
+}
+
+/* After a restart what was bound has the grace, all of it together. */
+static void a_restart_leaves_the_grace(void **state)
+{
+    struct party party = {.id = 1};
+
+    (void)state;
+    begin_bound(&party, 0, MANY);
+    begin(&party, "n", MANY, "pay", false);
+    settle();
+    engine_close(world.engine);
+    store_close(world.store);
+    open_world();
+    assert_int_equal(lease_left(MANY / 2), policy.grace_ms);
+    assert_int_equal(lease_left(MANY), policy.lease_ms);
+    pass(policy.grace_ms + 1);
+    check_ends(MANY);
+    end();
+}
+
 /* ---- Ends ------------------------------------------------------------------------- */
 
 static void many_waits_end_a_part_at_a_time(void **state)
@@ -573,6 +768,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_does_not_read_is_passed_over, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lists_of_a_turn_look_at_so_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_list_ends, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_connection_ends_at_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_connection_is_replaced_at_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_of_many_that_are_gone_is_found, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_renewal_elsewhere_takes_one_grant, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_grace_may_end_before_the_flush, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_restart_leaves_the_grace, set_up, tear_down),
         cmocka_unit_test_setup_teardown(many_waits_end_a_part_at_a_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_drain_answers_all_that_wait, set_up, tear_down),
     };

@@ -1,0 +1,48 @@
+/* Bound grants: those whose lease is cut to the grace when their connection goes, and which a connection that replaces
+ * it takes over. Both happen to as many as there are, in one step: a holder stands for all grants of a connection, and
+ * what happens to all of them is noted in it.
+ *
+ *      operation --> sheaf --> holder --> party             the connection is there
+ *                                 '-----> grace, id         it is gone: a party that replaces it finds it by its id
+ *
+ * When a party that has a holder takes over another, its sheaves go there, not the operations in them. */
+#ifndef IDEMD_BINDING_H
+#define IDEMD_BINDING_H
+
+#include "daemon/operation.h"
+
+struct holder {
+    struct deadline grace;    /* first member: gone: when its leases end at the latest; in lease time */
+    struct table_entry entry; /* gone: by the id of its party */
+    struct party *party;      /* NULL: it is gone */
+    uint64_t id;              /* of the party */
+    uint64_t renewed_ms;      /* lease time at which a party took it over, with full leases; 0: none did */
+    struct sheaf *first;
+};
+
+struct sheaf {
+    struct holder *holder;
+    struct sheaf *previous, *next; /* of the same holder */
+    struct operation *first;
+};
+
+/* Binds a grant to a party; NULL: to none. */
+void binding_set(struct engine *engine, struct operation *operation, struct party *party);
+/* The party is gone: the leases that are bound to it end within the grace. */
+void binding_orphan(struct engine *engine, struct party *party, const struct now *now);
+/* `party` gets what is bound to `old`, with full leases. */
+void binding_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now);
+/* The same of what was bound to a party that is gone, by its id, as long as its grace lasts. */
+void binding_adopt(struct engine *engine, uint64_t id, struct party *party, const struct now *now);
+
+/* When the running lease of an operation ends (lease time), all that happened to its holder considered. */
+uint64_t binding_lease_end_ms(const struct operation *operation);
+/* Its deadline has come. True: it has more time, since its holder was taken over, and the deadline says so now. */
+bool binding_has_time(struct engine *engine, struct operation *operation);
+/* The next grant whose holder's grace is over at lease_time; NULL: there is none. It is to end, or to be bound to none.
+ */
+struct operation *binding_grace_over(const struct engine *engine, uint64_t lease_time);
+
+void binding_check(const struct operation *operation);
+
+#endif
