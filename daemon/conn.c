@@ -13,23 +13,28 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "daemon/logging.h"
 #include "daemon/memory.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 
 enum {
     SCRATCH_BYTES = 64 * 1024,
-    READ_TOGETHER_BYTES = 64 * 1024,    /* of frames that are read before the first of them is decided */
-    READS_A_TURN = 4,                   /* so that one busy peer leaves room for others */
-    OUT_BYTES_MAX = 1024 * 1024,        /* of answers not sent yet; over that no call is decided */
-    IN_BYTES_MAX = 256 * 1024 * 1024,   /* of unfinished frames, over all connections */
-    TAKEN_BYTES_MAX = 32 * 1024 * 1024, /* decided in one turn, over all connections; the rest waits for the next */
+    READ_TOGETHER_BYTES = 64 * 1024,      /* of frames that are read before the first of them is decided */
+    READS_A_TURN = 4,                     /* so that one busy peer leaves room for others */
+    OUT_BYTES_MAX = 1024 * 1024,          /* of answers not sent yet; over that no call is decided */
+    UNSENT_BYTES_MAX = 256 * 1024 * 1024, /* of the memory of such answers, over all connections; and */
+    UNSENT_PART = 4,                      /* no more than this part of the memory that may be used, or, */
+    UNSENT_PART_SHORT = 32,               /* while memory is short, than this */
+    IN_BYTES_MAX = 256 * 1024 * 1024,     /* of unfinished frames, over all connections */
+    TAKEN_BYTES_MAX = 32 * 1024 * 1024,   /* decided in one turn, over all connections; the rest waits for the next */
     PIECE_BYTES = 4096,
     SPARES_MAX = 64,
     PIECES_A_SEND = 64,
     FRAME_MS_MAX = 10 * 1000, /* a frame that has begun is there after this long */
     LINGER_MS_MAX = 2 * 1000, /* a peer that was told of a bad frame closes within this */
     STUCK_MS_MAX = 60 * 1000, /* a peer takes some of its answers within this */
+    DROP_LOG_MS = 10 * 1000,  /* between two lines about peers that did not */
     COPIED_BYTES = 1024,      /* a tail below this is copied: cheaper than one more part of a send */
     SHARED_PART = 16,         /* and one that is a smaller part of its blob than this, up to this size: */
     SHARED_BYTES = 64 * 1024, /* it is not worth what the whole takes while a peer is slow */
@@ -97,12 +102,31 @@ static struct piece *piece_new(struct conns *conns, uint32_t bytes)
         piece = mem_alloc(sizeof *piece + capacity);
     }
     *piece = (struct piece){.capacity = capacity};
+    conns->unsent_bytes += sizeof *piece + capacity;
+    return piece;
+}
+
+/* Takes a tail by reference. The memory behind it, which may be far more than the tail, counts with the first. */
+static struct piece *piece_of_tail(struct conns *conns, struct slice tail)
+{
+    struct piece *piece = mem_alloc(sizeof *piece);
+
+    *piece = (struct piece){.tail = tail, .size = tail.size};
+    blob_hold(tail.blob);
+    conns->unsent_bytes += sizeof *piece;
+    if (tail.blob->unsent++ == 0)
+        conns->unsent_bytes += tail.blob->capacity;
     return piece;
 }
 
 static void piece_free(struct conns *conns, struct piece *piece)
 {
-    blob_release(piece->tail.blob);
+    struct blob *blob = piece->tail.blob;
+
+    conns->unsent_bytes -= sizeof *piece + piece->capacity;
+    if (blob && --blob->unsent == 0)
+        conns->unsent_bytes -= blob->capacity;
+    blob_release(blob);
     if (piece->capacity == PIECE_BYTES && conns->spares < SPARES_MAX) {
         piece->next = conns->spare;
         conns->spare = piece;
@@ -139,10 +163,7 @@ static void append_tail(struct conn *conn, struct slice tail)
         append_bytes(conn, slice_bytes(tail).data, tail.size);
         return;
     }
-    struct piece *piece = mem_alloc(sizeof *piece);
-    *piece = (struct piece){.tail = tail, .size = tail.size};
-    blob_hold(tail.blob);
-    append_piece(conn, piece);
+    append_piece(conn, piece_of_tail(conn->conns, tail));
 }
 
 static void on_send(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice tail)
@@ -157,7 +178,6 @@ static void on_send(void *context, struct session *session, const uint8_t *head,
     if (tail.blob && tail.size)
         append_tail(conn, tail);
     conn->out_bytes += head_bytes + tail.size;
-    conn->conns->out_bytes += head_bytes + tail.size;
 }
 
 static void drop_out(struct conn *conn)
@@ -168,7 +188,6 @@ static void drop_out(struct conn *conn)
         next = piece->next;
         piece_free(conn->conns, piece);
     }
-    conn->conns->out_bytes -= conn->out_bytes;
     conn->out = conn->out_last = NULL;
     conn->out_bytes = 0;
 }
@@ -176,7 +195,6 @@ static void drop_out(struct conn *conn)
 static void sent(struct conn *conn, size_t size)
 {
     conn->out_bytes -= size;
-    conn->conns->out_bytes -= size;
     while (size > 0) {
         struct piece *piece = conn->out;
         const uint32_t left = piece->size - piece->sent;
@@ -596,6 +614,43 @@ static void flush_one(struct conn *conn)
         resume_later(conn);
 }
 
+static struct conn *conn_of_stuck(struct deadline *deadline)
+{
+    return (struct conn *)(void *)((char *)deadline - offsetof(struct conn, stuck));
+}
+
+/* A peer that does not take its answers is closed. Says so, but not for each of many. */
+static void drop_reader(struct conn *conn)
+{
+    struct conns *conns = conn->conns;
+
+    service_reader_dropped(conns->service);
+    conns->readers_dropped_since++;
+    if (conns->now.boot_ms >= conns->readers_dropped_log_ms) {
+        log_event(LOG_WARN, "slow_readers_dropped", "connections", log_number(conns->readers_dropped_since),
+                  "unsent_bytes", log_number(conns->unsent_bytes), NULL);
+        conns->readers_dropped_since = 0;
+        conns->readers_dropped_log_ms = conns->now.boot_ms + DROP_LOG_MS;
+    }
+    conn_close(conn);
+}
+
+static uint64_t unsent_bytes_max(void)
+{
+    const uint64_t limit = mem_limited(), part = limit / (mem_is_short() ? UNSENT_PART_SHORT : UNSENT_PART);
+
+    return limit && part < UNSENT_BYTES_MAX ? part : UNSENT_BYTES_MAX;
+}
+
+/* If unread answers take too much memory, those have to go whose answers have not moved for the longest. */
+static void bound_unsent(struct conns *conns)
+{
+    struct deadline *slowest;
+
+    while (conns->unsent_bytes > unsent_bytes_max() && (slowest = deadlines_first(&conns->stuck)))
+        drop_reader(conn_of_stuck(slowest));
+}
+
 void conns_flush(struct conns *conns)
 {
     struct link *first;
@@ -603,6 +658,7 @@ void conns_flush(struct conns *conns)
     conns->taken_bytes = 0;
     while ((first = links_first(&conns->dirty)))
         flush_one(conn_of_dirty(first));
+    bound_unsent(conns);
 }
 
 bool conns_resume(struct conns *conns)
@@ -641,13 +697,8 @@ void conns_end_deadlines(struct conns *conns)
     struct deadline *first;
 
     end_frames(conns);
-    while ((first = deadlines_first(&conns->stuck)) && first->at_ms <= peer_time(conns)) {
-        struct conn *conn = (struct conn *)(void *)((char *)first - offsetof(struct conn, stuck));
-        deadline_clear(&conns->stuck, &conn->stuck);
-        stop_reading(conn);
-        conn->state = CONN_DROPPED;
-        mark_dirty(conn);
-    }
+    while ((first = deadlines_first(&conns->stuck)) && first->at_ms <= peer_time(conns))
+        drop_reader(conn_of_stuck(first));
 }
 
 uint64_t conns_next_ms(const struct conns *conns)
@@ -749,7 +800,7 @@ static void on_count(void *context, uint64_t *connections, uint64_t *buffered_by
     const struct conns *conns = context;
 
     *connections = conns->count;
-    *buffered_bytes = conns->in_bytes + conns->out_bytes;
+    *buffered_bytes = conns->in_bytes + conns->unsent_bytes;
 }
 
 static void describe_unix(int fd, char text[NOTES_PEER_BYTES])

@@ -36,9 +36,12 @@ struct conns {
     struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
     struct deadlines stuck;     /* likewise: answers that must move */
     uint64_t stalled_ms;
-    uint64_t in_bytes, out_bytes;
-    uint64_t taken_bytes; /* decided since the batch could last be handed over */
-    struct piece *spare;  /* pieces for reuse */
+    uint64_t in_bytes;               /* memory of unfinished frames */
+    uint64_t unsent_bytes;           /* memory of answers that were not sent yet; what several share counts once */
+    uint64_t readers_dropped_since;  /* the last line about them */
+    uint64_t readers_dropped_log_ms; /* boot time before which there is no other */
+    uint64_t taken_bytes;            /* decided since the batch could last be handed over */
+    struct piece *spare;             /* pieces for reuse */
     uint32_t spares;
     bool paused;      /* nothing is decided: the store is behind */
     bool draining;    /* nothing more is read */

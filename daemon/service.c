@@ -468,6 +468,11 @@ void service_no_memory(struct session *session)
            "the memory for frames that have begun is used up; send it again");
 }
 
+void service_reader_dropped(struct service *service)
+{
+    service->metrics.readers_dropped++;
+}
+
 uint32_t service_message_bytes_max(const struct service *service)
 {
     const uint32_t largest = engine_largest_bytes(service->engine), set = service->options.policy.max_outcome_bytes;

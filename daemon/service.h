@@ -81,6 +81,9 @@ void service_bad_frame(struct session *session, const char *message);
 /* Says that there is no room for the rest of its frame (id 0, UNAVAILABLE). The connection is to be closed after it. */
 void service_no_memory(struct session *session);
 
+/* A connection is closed since its peer did not take its answers: for Stats. */
+void service_reader_dropped(struct service *service);
+
 /* Once a turn, after all messages; see engine_turn. */
 uint64_t service_turn(struct service *service, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark);
 /* Opening took that long: running leases count from now. */

@@ -278,6 +278,40 @@ class Vanishing(Case):
         self.assertEqual(self.server.wait(), 0, "".join(self.server.log))
 
 
+class UnreadAnswers(Case):
+    """Peers that never read large answers cost no more than the daemon has to spare; who reads is not disturbed."""
+    PEERS = 150
+
+    def test_the_slowest_readers_go_first(self):
+        daemon = self.daemon("--max-memory", "400MiB")
+        good = self.client(daemon)
+        bodies = [os.urandom(1 << 20) for _ in range(8)]
+        for i, body in enumerate(bodies):
+            good.complete(f"k{i}", good.begin(f"k{i}").grant.fence, body)
+
+        def stat(name):
+            return sum(m.value for m in good.call(stats=pb.StatsRequest()).stats.metrics if m.name == "idemd_" + name)
+
+        # From then on each answer is in memory of its own.
+        self.until(lambda: stat("tail_bytes") < 3 << 20, "they are in the tables")
+        peers = []
+        for i in range(self.PEERS):
+            peers.append(self.client(daemon))
+            for _ in range(4):
+                peers[-1].send(begin=begin(f"k{i % 8}"))
+            self.assertEqual(good.begin(f"k{i % 8}").outcome.body, bodies[i % 8])
+            # A quarter of what may be used, and what one turn adds.
+            self.assertLess(stat("buffered_bytes"), 120 << 20)
+        dropped = stat("readers_dropped_total")
+        self.assertGreater(dropped, 0)
+        self.assertLess(dropped, self.PEERS)
+        self.assertTrue(any("slow_readers_dropped" in line for line in daemon.log))
+        with contextlib.suppress(ConnectionResetError):
+            peers[0].at_end()
+        # The last one has lost nothing yet.
+        self.assertEqual(peers[-1].reply(4).begin.outcome.body, bodies[(self.PEERS - 1) % 8])
+
+
 class GoneConnections(Case):
     def test_half_closed_with_parked_calls(self):
         daemon = self.daemon()
