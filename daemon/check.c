@@ -224,7 +224,7 @@ int check_data(const char *directory_path, FILE *out)
     char path[4096];
     int status = 0;
 
-    if (!directory_open(&directory, directory_path, false, &error)) {
+    if (!directory_open(&directory, directory_path, DIRECTORY_READ, &error)) {
         fprintf(stderr, "idemd: %s\n", error.message);
         return error.exit_code;
     }

@@ -1,12 +1,9 @@
 /* Reading clocks, and the rule by which retention goes on over a restart. */
 #include "daemon/clock.h"
 
-#include <fcntl.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 static uint64_t read_ms(clockid_t id)
 {
@@ -18,9 +15,7 @@ static uint64_t read_ms(clockid_t id)
 
 static bool same_boot(const struct clock_mark *a, const struct clock_mark *b)
 {
-    static const uint8_t unknown[sizeof a->boot_id];
-
-    return memcmp(a->boot_id, b->boot_id, sizeof unknown) == 0 && memcmp(a->boot_id, unknown, sizeof unknown) != 0;
+    return memcmp(a->boot_id, b->boot_id, sizeof a->boot_id) == 0 && host_id_known(a->boot_id);
 }
 
 uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark *here, uint64_t reboot_ms_max)
@@ -37,35 +32,10 @@ uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark 
     return mark->retention_ms + advance_ms;
 }
 
-/* "3f2504e0-4f89-11d3-9a0c-0305e82c3301" as sixteen bytes; zeros where it is not to be had. */
-static void read_boot_id(uint8_t id[16])
-{
-    char text[64];
-    const int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    const ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    int count = 0;
-
-    memset(id, 0, 16);
-    if (fd >= 0)
-        close(fd);
-    if (size <= 0)
-        return;
-    text[size] = '\0';
-    for (const char *at = text; *at && count < 16; at++) {
-        unsigned byte;
-        if (*at == '-')
-            continue;
-        if (sscanf(at, "%2x", &byte) != 1)
-            break;
-        id[count++] = (uint8_t)byte;
-        at++;
-    }
-}
-
 void clock_read_mark(struct clock_mark *mark)
 {
     *mark = (struct clock_mark){.wall_ms = read_ms(CLOCK_REALTIME), .boot_ms = read_ms(CLOCK_BOOTTIME)};
-    read_boot_id(mark->boot_id);
+    host_boot_id(mark->boot_id);
 }
 
 static uint64_t wall_minus_boot(void)

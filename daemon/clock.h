@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "daemon/host.h"
+
 /* All in milliseconds. */
 struct now {
     uint64_t boot_ms;      /* CLOCK_BOOTTIME: leases and waits; unmoved by setting the wall clock */
@@ -16,13 +18,15 @@ struct now {
 
 /* The start of 2020: a wall clock before it was never set. */
 #define CLOCK_UNSET_BEFORE_MS 1577836800000
+/* The start of 2200: a wall clock from it on is wrong. Numbers that follow the clock are below 2^53 until 2242. */
+#define CLOCK_WRONG_FROM_MS 7258118400000
 
 /* Where the retention clock stood at a moment that is on disk. */
 struct clock_mark {
     uint64_t retention_ms;
     uint64_t wall_ms;
     uint64_t boot_ms;
-    uint8_t boot_id[16]; /* /proc/sys/kernel/random/boot_id; zeros where unknown */
+    uint8_t boot_id[HOST_ID_BYTES]; /* zeros where unknown */
 };
 
 /* How far a retention clock that stood at `mark` has got at `here` (whose retention_ms is not looked at). Within one

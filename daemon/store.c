@@ -23,6 +23,7 @@
 #include "daemon/log.h"
 #include "daemon/logging.h"
 #include "daemon/memory.h"
+#include "daemon/origin.h"
 #include "daemon/places.h"
 #include "daemon/tables.h"
 #include "daemon/worker.h"
@@ -49,7 +50,9 @@ enum {
     INLINE_BYTES = 64 * 1024,
     INLINE_NS = 1000 * 1000, /* and the flush before took no longer: a slow disk must not hold up what needs none */
 };
-#define MAP_BYTES_OVER (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
+/* More than the log can hold, since each takes a byte at least; and 17 minutes of number_of_now. */
+#define UNKNOWN_NUMBERS (UINT64_C(1) << 30)
+#define MAP_BYTES_OVER  (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
 
 /* A batch that is in the log and not in the tables. */
 struct unapplied {
@@ -225,10 +228,12 @@ static bool fail(struct store_error *error, int exit_code, const char *what, int
     return false;
 }
 
-/* Numbers begin here, a million a second: above all that an earlier store gave out before. */
+/* Numbers follow the clock, a million a second, which is more than are given out: so those of a start are above all
+ * that was given out before it, in this directory, in one that was here earlier, or in the one that this is a copy of.
+ */
 static uint64_t number_of_now(uint64_t wall_ms)
 {
-    return wall_ms / 1000 << 20;
+    return (wall_ms << 20) / 1000;
 }
 
 /* Builds a store beside its place and puts it there. */
@@ -289,18 +294,6 @@ static int recover(struct store *store)
     return code;
 }
 
-/* What was lost may have held numbers that somebody knows, and a fence never comes back. */
-static int skip_numbers(struct store *store)
-{
-    struct clock_mark mark;
-
-    clock_read_mark(&mark);
-    const uint64_t next = number_of_now(mark.wall_ms + 1000);
-    if (store->state.next_number < next)
-        store->state.next_number = next;
-    return recover_part(store, 0, 0);
-}
-
 static bool open_log(struct store *store, const char *path, struct store_error *error)
 {
     const struct log_options options = {.disk = disk_of(store),
@@ -317,28 +310,96 @@ static bool open_log(struct store *store, const char *path, struct store_error *
         return false;
     if ((code = recover(store)) != 0)
         return fail(error, code == EBADMSG ? 65 : 74, "what its log holds cannot be brought into the tables", code);
-    if (log_lost(store->log) && (code = skip_numbers(store)) != 0)
-        return fail(error, 74, "its state cannot be written", code);
-    if ((code = log_start(store->log)) != 0)
-        return fail(error, 74, "its log cannot be written", code);
     if (store->state.next_number > next)
         log_event(LOG_INFO, "recovered", "changes", log_number(store->state.next_number - next), NULL);
     store->facts.mark = store->state.mark;
     return true;
 }
 
+/* Is this another place than where the store was at the start before? Then says so. */
+static bool is_copy(const struct origin *before, const struct origin *here)
+{
+    const char *difference = origin_difference(before, here);
+
+    if (difference)
+        log_event(LOG_WARN, "copied", "reason", difference, "what",
+                  "this directory was copied, restored or moved: what the original began or finished since is not "
+                  "known here, and the original must not go on beside it",
+                  NULL);
+    return difference;
+}
+
+/* The number of this start's first change. What is not known here may have had numbers that somebody knows, and a fence
+ * never comes back. */
+static uint64_t first_number(const struct store *store, bool copy)
+{
+    const uint64_t next = store->state.next_number;
+    struct clock_mark mark;
+
+    clock_read_mark(&mark);
+    const uint64_t now = number_of_now(mark.wall_ms);
+    const bool unsure = log_lost(store->log) || (copy && next >= now);
+    const uint64_t first = unsure ? next + UNKNOWN_NUMBERS : next;
+    return first > now ? first : now;
+}
+
+/* Where numbers go on, and where the store lies, is stored before the first is given out: what is in the log has to
+ * follow on what is in the tables without a gap. By two commits, so that both of LMDB's meta pages lead to it, and it
+ * stays where one of them is damaged: a loss, or a copy, is noticed only once. */
+static bool settle(struct store *store, struct store_error *error)
+{
+    struct origin before, here;
+    int code = 0;
+
+    if (!origin_read(store->directory.data_fd, &here))
+        return fail(error, 71, "it cannot be told where it lies", errno);
+    const bool known = tables_read_origin(&store->tables, &before);
+    const uint64_t first = first_number(store, known && is_copy(&before, &here));
+    if (first == store->state.next_number && known && memcmp(&before, &here, sizeof here) == 0)
+        return true;
+    store->state.next_number = first;
+    for (int i = 0; i < 2 && code == 0; i++)
+        code = tables_put_start(&store->tables, &store->state, &here);
+    return code == 0 || fail(error, 74, "its state cannot be written", code);
+}
+
+static bool check_clock(struct store_error *error)
+{
+    struct clock_mark mark;
+
+    clock_read_mark(&mark);
+    if (mark.wall_ms < CLOCK_WRONG_FROM_MS)
+        return true;
+    *error = (struct store_error){.exit_code = 71,
+                                  .message = "the clock says it is after the year 2199, and the store takes its "
+                                             "numbers from it: set the clock"};
+    return false;
+}
+
+static bool take_directory(struct store *store, struct store_error *error)
+{
+    if (!directory_open(&store->directory, store->options.directory, DIRECTORY_HOLD, error))
+        return false;
+    if (!directory_has_store(&store->directory) &&
+        (!build(store, error) || !directory_open_data(&store->directory, DIRECTORY_HOLD, error)))
+        return false;
+    return directory_flush(&store->directory, error);
+}
+
 static bool open_store(struct store *store, struct store_error *error)
 {
     char path[4096];
+    int code;
 
-    if (!directory_open(&store->directory, store->options.directory, true, error))
-        return false;
-    if (!directory_has_store(&store->directory) && !build(store, error))
+    if (!check_clock(error) || !take_directory(store, error))
         return false;
     directory_store_path(&store->directory, false, path);
     if (!tables_open(&store->tables, path, map_bytes(store), false, error) ||
-        !tables_read_facts(&store->tables, &store->facts, &store->state, error) || !open_log(store, path, error))
+        !tables_read_facts(&store->tables, &store->facts, &store->state, error) || !open_log(store, path, error) ||
+        !settle(store, error))
         return false;
+    if ((code = log_start(store->log)) != 0)
+        return fail(error, 74, "its log cannot be written", code);
     batch_start(&store->open, store->state.next_number, NULL);
     store->durable = store->applied = store->state.next_number - 1;
     store->submitted_ms = store->facts.mark.retention_ms;
@@ -377,7 +438,7 @@ struct store *store_open(const struct store_options *options, struct store_error
     const struct worker worker = {.context = store, .wake = options->wake, .wake_context = options->wake_context};
 
     store->options = *options;
-    store->directory.lock_fd = -1;
+    store->directory = directory_none();
     store->places.last = last_place;
     store->places.context = store;
     store->writer = store->applier = worker;

@@ -15,18 +15,20 @@ enum {
     CHECKSUM_BYTES = 8,
     STATE_NUMBERS = 6,
     STATE_BYTES = STATE_NUMBERS * 8 + 16,
+    ORIGIN_BYTES = 3 * 8 + 2 * HOST_ID_BYTES,
 };
 _Static_assert(CHECKSUM_BYTES + TABLES_CHUNK_BYTES <= 4080, "a chunk fits one overflow page");
 
 static bool fail(struct store_error *error, const char *what, int code)
 {
-    error->exit_code = code == EACCES || code == EPERM    ? 77
-                       : code == ENOSPC || code == EIO    ? 74
-                       : code == ENOMEM || code == EAGAIN ? 71
-                       : code == MDB_INVALID || code == MDB_VERSION_MISMATCH || code == MDB_CORRUPTED ||
-                               code == MDB_PAGE_NOTFOUND || code == MDB_NOTFOUND || code == 0
-                           ? 65
-                           : 74;
+    error->exit_code =
+        code == EACCES || code == EPERM                                                                    ? 77
+        : code == ENOSPC || code == EIO                                                                    ? 74
+        : code == EMFILE || code == ENFILE || code == ENOMEM || code == EAGAIN || code == MDB_READERS_FULL ? 71
+        : code == MDB_INVALID || code == MDB_VERSION_MISMATCH || code == MDB_CORRUPTED || code == MDB_PAGE_NOTFOUND ||
+                code == MDB_NOTFOUND || code == 0
+            ? 65
+            : 74;
     snprintf(error->message, sizeof error->message, "store: %s%s%s", what, code ? ": " : "",
              code ? mdb_strerror(code) : "");
     return false;
@@ -143,6 +145,35 @@ int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tab
     memcpy(bytes, numbers, sizeof numbers);
     memcpy(bytes + sizeof numbers, mark->boot_id, sizeof mark->boot_id);
     return put_meta(tables, txn, "state", bytes, sizeof bytes);
+}
+
+/* A struct without gaps is its own format. */
+_Static_assert(sizeof(struct origin) == ORIGIN_BYTES, "an origin has no gaps");
+
+bool tables_read_origin(const struct tables *tables, struct origin *origin)
+{
+    MDB_txn *txn = NULL;
+
+    if (mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn) != 0)
+        return false;
+    const int code = get_meta(tables, txn, "origin", origin, sizeof *origin);
+    mdb_txn_abort(txn);
+    return code == 0;
+}
+
+int tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin)
+{
+    MDB_txn *txn = NULL;
+    int code = mdb_txn_begin(tables->env, NULL, 0, &txn);
+
+    if (code != 0)
+        return code;
+    if ((code = put_meta(tables, txn, "origin", origin, sizeof *origin)) == 0)
+        code = tables_put_state(tables, txn, state);
+    if (code == 0)
+        return mdb_txn_commit(txn);
+    mdb_txn_abort(txn);
+    return code;
 }
 
 bool tables_create(struct tables *tables, const struct store_facts *facts, const struct tables_state *state,

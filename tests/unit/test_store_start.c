@@ -18,7 +18,11 @@
 
 #include <cmocka.h>
 
+#include "daemon/check.h"
+#include "daemon/logging.h"
 #include "daemon/memory.h"
+#include "daemon/origin.h"
+#include "tests/unit/folder.h"
 
 /* ---- Calls that the tests watch or fail ----------------------------------------------------- */
 
@@ -66,6 +70,72 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
     return -1;
 }
 
+/* What was flushed, and whether a flush is the end of the process. */
+enum { FLUSHED_MAX = 64 };
+
+static struct {
+    ino_t inodes[FLUSHED_MAX];
+    int count;
+    ino_t fatal;
+} flushed;
+
+int fsync(int fd)
+{
+    struct stat status;
+
+    assert_int_equal(fstat(fd, &status), 0);
+    if (flushed.fatal == status.st_ino)
+        raise(SIGKILL);
+    if (flushed.count < FLUSHED_MAX)
+        flushed.inodes[flushed.count++] = status.st_ino;
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static bool was_flushed(const char *path)
+{
+    struct stat status;
+    bool found = false;
+
+    assert_int_equal(stat(path, &status), 0);
+    for (int i = 0; i < flushed.count; i++)
+        found |= flushed.inodes[i] == status.st_ino;
+    return found;
+}
+
+/* The machine is another for a test. */
+static const uint8_t *machine_id;
+
+void __wrap_host_machine_id(uint8_t id[HOST_ID_BYTES]);
+void __real_host_machine_id(uint8_t id[HOST_ID_BYTES]);
+
+void __wrap_host_machine_id(uint8_t id[HOST_ID_BYTES])
+{
+    if (machine_id)
+        memcpy(id, machine_id, HOST_ID_BYTES);
+    else
+        __real_host_machine_id(id);
+}
+
+/* What the log says that matters here. */
+static char copied[256];
+
+void __wrap_log_event(enum log_level level, const char *event, ...);
+
+void __wrap_log_event(enum log_level level, const char *event, ...)
+{
+    va_list arguments;
+    const char *key;
+
+    (void)level;
+    va_start(arguments, event);
+    while (strcmp(event, "copied") == 0 && (key = va_arg(arguments, const char *))) {
+        const char *value = va_arg(arguments, const char *);
+        if (strcmp(key, "reason") == 0)
+            snprintf(copied, sizeof copied, "%s", value);
+    }
+    va_end(arguments);
+}
+
 /* The clock stands still, so that numbers go on without a gap, unless a test sets it on. */
 void __wrap_clock_read_mark(struct clock_mark *mark);
 void __real_clock_read_mark(struct clock_mark *mark);
@@ -81,7 +151,7 @@ void __wrap_clock_read_mark(struct clock_mark *mark)
 /* ---- A store ------------------------------------------------------------------------------------ */
 
 struct world {
-    char folder[64], data[96];
+    char folder[TEST_FOLDER_BYTES], data[96];
     int wake[2];
     bool accept_loss;
     struct store *store;
@@ -143,8 +213,11 @@ static int set_up(void **state)
     __real_clock_read_mark(&mark);
     wall_ms = mark.wall_ms;
     memset(&meta, 0, sizeof meta);
-    strcpy(world->folder, "/tmp/idemd-start-XXXXXX");
-    if (!mkdtemp(world->folder) || pipe(world->wake) != 0)
+    memset(&flushed, 0, sizeof flushed);
+    machine_id = NULL;
+    copied[0] = '\0';
+    test_folder(world->folder);
+    if (pipe(world->wake) != 0)
         return -1;
     snprintf(world->data, sizeof world->data, "%s/data", world->folder);
     world->boot_ms = 1000;
@@ -158,7 +231,6 @@ static int tear_down(void **state)
     struct world *world = *state;
 
     close_store(world);
-    shell("rm -rf %s", world->folder);
     close(world->wake[0]);
     close(world->wake[1]);
     mem_free(world);
@@ -283,11 +355,393 @@ static void a_failed_write_of_a_meta_page(void **state)
     }
 }
 
+/* ---- What a killed daemon left unflushed ------------------------------------------------------------ */
+
+static void path_of(const struct world *world, const char *name, char path[160])
+{
+    snprintf(path, 160, "%s/%s", world->folder, name);
+}
+
+static void flushed_whole(const struct world *world)
+{
+    static const char *const names[] = {"", "data", "data/store", "data/store/data.mdb"};
+    char path[160];
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        path_of(world, names[i], path);
+        if (!was_flushed(path))
+            fail_msg("%s is not flushed", path);
+    }
+}
+
+/* Killed between the renaming and the flush of it, and later. */
+static void names_are_flushed_at_every_start(void **state)
+{
+    struct world *world = *state;
+    struct stat status;
+    int result;
+
+    close_store(world);
+    shell("rm -r %s", world->data);
+    assert_int_equal(mkdir(world->data, 0700), 0);
+    assert_int_equal(stat(world->data, &status), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        flushed.fatal = status.st_ino;
+        reopen(world);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &result, 0), child);
+    assert_true(WIFSIGNALED(result) && WTERMSIG(result) == SIGKILL);
+    shell("test -d %s/store", world->data);
+    flushed.count = 0;
+    reopen(world);
+    flushed_whole(world);
+    flushed.count = 0;
+    reopen(world);
+    flushed_whole(world);
+}
+
+/* ---- Who holds a directory ----------------------------------------------------------------------------- */
+
+/* Another process tries to open the store: its exit code, and what it says. */
+static int open_in_child(struct world *world, const char *directory, char message[512])
+{
+    int said[2], status;
+    ssize_t size;
+
+    assert_int_equal(pipe(said), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        struct store_error error;
+        if (try_open(world, directory, &error))
+            _exit(0);
+        size = write(said[1], error.message, strlen(error.message));
+        _exit(size > 0 ? error.exit_code : 1);
+    }
+    close(said[1]);
+    size = read(said[0], message, 511);
+    message[size > 0 ? size : 0] = '\0';
+    close(said[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void held(struct world *world, const char *directory)
+{
+    char message[512], process[32];
+
+    snprintf(process, sizeof process, "process %ld", (long)getpid());
+    assert_int_equal(open_in_child(world, directory, message), 75);
+    if (!strstr(message, process))
+        fail_msg("%s", message);
+}
+
+/* Whatever is done to the files in it. */
+static void one_directory_one_daemon(void **state)
+{
+    struct world *world = *state;
+    char other[160];
+
+    held(world, world->data);
+    shell("rm %s/lock", world->data);
+    held(world, world->data);
+    shell("touch %s/lock", world->data);
+    held(world, world->data);
+    shell("mv %s %s/moved", world->data, world->folder);
+    path_of(world, "moved", other);
+    held(world, other);
+    shell("mv %s %s", other, world->data);
+    path_of(world, "link", other);
+    assert_int_equal(symlink(world->data, other), 0);
+    held(world, other);
+}
+
+static void one_file_one_daemon(void **state)
+{
+    struct world *world = *state;
+    char other[160], message[512];
+
+    path_of(world, "linked", other);
+    shell("cp -al %s %s", world->data, other);
+    held(world, other);
+    shell("rm -r %s", other);
+    assert_int_equal(mkdir(other, 0700), 0);
+    shell("mv %s/store %s", world->data, other);
+    held(world, other);
+    shell("mv %s/store %s", other, world->data);
+    close_store(world);
+    assert_int_equal(open_in_child(world, world->data, message), 0);
+    reopen(world);
+}
+
+/* One that knows of DIR/lock only. */
+static void an_older_daemon_holds_it(void **state)
+{
+    struct world *world = *state;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct store_error error;
+    char path[160];
+
+    close_store(world);
+    path_of(world, "data/lock", path);
+    const int fd = open(path, O_RDWR);
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
+    assert_null(try_open(world, world->data, &error));
+    assert_int_equal(error.exit_code, 75);
+    close(fd);
+    reopen(world);
+    /* And it does not come in where we are. */
+    const int late = open(path, O_RDWR);
+    assert_int_not_equal(fcntl(late, F_OFD_SETLK, &lock), 0);
+    close(late);
+}
+
+static void a_mounted_file_system_is_no_stranger(void **state)
+{
+    struct world *world = *state;
+    char other[160];
+
+    close_store(world);
+    path_of(world, "mounted", other);
+    shell("mkdir -p %s/lost+found", other);
+    struct store_error error;
+    world->store = try_open(world, other, &error);
+    assert_non_null(world->store);
+}
+
+/* ---- Numbers, over copies and losses --------------------------------------------------------------------- */
+
+/* Before it is changed, numbers go on from where they were; then from the clock. */
+static void numbers_follow_the_clock(void **state)
+{
+    struct world *world = *state;
+    const uint64_t next = store_next_number(world->store);
+
+    assert_true(next >> 20 <= wall_ms / 1000 && (next >> 20) + 1 > wall_ms / 1000);
+    reopen(world);
+    assert_int_equal(store_next_number(world->store), next);
+    const uint64_t life = begin(world);
+    flush(world);
+    wall_ms += 10;
+    reopen(world);
+    const uint64_t later = store_next_number(world->store);
+    assert_true(later > next + 10000 && later < next + 11000);
+    assert_int_equal(look(world).lives, life);
+    /* Back again: what is stored counts. */
+    wall_ms -= 1000000;
+    reopen(world);
+    assert_int_equal(store_next_number(world->store), later);
+    wall_ms = 0;
+    reopen(world);
+    assert_int_equal(store_next_number(world->store), later);
+}
+
+/* Also where it is killed before it gave one out, or after. */
+static void a_gap_in_the_numbers_is_no_loss(void **state)
+{
+    struct world *world = *state;
+    uint64_t next = store_next_number(world->store);
+    struct seen seen = {0};
+    int status;
+
+    for (int i = 0; i < 8; i++) {
+        close_store(world);
+        wall_ms += 5000;
+        const pid_t child = fork();
+        if (child == 0) {
+            reopen(world);
+            for (int j = 0; j < i % 4; j++) {
+                begin(world);
+                flush(world);
+            }
+            if (i > 4)
+                apply(world);
+            raise(SIGKILL);
+        }
+        waitpid(child, &status, 0);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        reopen(world);
+        seen.count += (uint32_t)(i % 4);
+        assert_int_equal(look(world).count, seen.count);
+        assert_true(store_next_number(world->store) > next + 5000000);
+        next = store_next_number(world->store);
+    }
+}
+
+/* What the original gave out after it was copied, the copy does not give out again. */
+static void a_copy_starts_above_its_original(void **state)
+{
+    struct world *world = *state;
+    char other[160];
+
+    begin(world);
+    flush(world);
+    close_store(world);
+    path_of(world, "copy", other);
+    shell("cp -a %s %s", world->data, other);
+    reopen(world);
+    assert_string_equal(copied, "");
+    for (int i = 0; i < 200; i++)
+        begin(world);
+    flush(world);
+    const uint64_t given = store_next_number(world->store);
+    close_store(world);
+    wall_ms++;
+    struct store_error error;
+    world->store = try_open(world, other, &error);
+    assert_non_null(world->store);
+    assert_non_null(strstr(copied, "another file"));
+    assert_true(store_next_number(world->store) >= given);
+    assert_int_equal(look(world).count, 1);
+    /* It says so once. */
+    close_store(world);
+    copied[0] = '\0';
+    world->store = try_open(world, other, &error);
+    assert_non_null(world->store);
+    assert_string_equal(copied, "");
+}
+
+/* The clock says nothing there: it is behind. */
+static void a_copy_starts_above_its_original_with_a_slow_clock(void **state)
+{
+    struct world *world = *state;
+    char other[160];
+
+    close_store(world);
+    path_of(world, "copy", other);
+    shell("cp -a %s %s", world->data, other);
+    wall_ms -= 1000000;
+    reopen(world);
+    for (int i = 0; i < 200; i++)
+        begin(world);
+    flush(world);
+    const uint64_t given = store_next_number(world->store);
+    close_store(world);
+    struct store_error error;
+    world->store = try_open(world, other, &error);
+    assert_non_null(world->store);
+    assert_true(store_next_number(world->store) >= given);
+}
+
+static void another_machine(void **state)
+{
+    static const uint8_t one[HOST_ID_BYTES] = {1}, another[HOST_ID_BYTES] = {2}, unknown[HOST_ID_BYTES] = {0};
+    struct world *world = *state;
+
+    machine_id = unknown;
+    reopen(world);
+    machine_id = one;
+    reopen(world);
+    assert_string_equal(copied, "");
+    machine_id = another;
+    reopen(world);
+    assert_non_null(strstr(copied, "another machine"));
+}
+
+static void what_makes_a_copy(void **state)
+{
+    const struct origin before = {.device = 1, .inode = 2, .born_ns = 3, .machine_id = {4}, .boot_id = {5}};
+    struct origin here = before;
+
+    (void)state;
+    assert_null(origin_difference(&before, &here));
+    /* Devices are numbered anew at each boot. */
+    here.device = 9;
+    assert_non_null(origin_difference(&before, &here));
+    here.boot_id[0] = 9;
+    assert_null(origin_difference(&before, &here));
+    /* An inode's number is given to the next file. */
+    here = before;
+    here.born_ns = 9;
+    assert_non_null(origin_difference(&before, &here));
+    here.born_ns = 0;
+    assert_null(origin_difference(&before, &here));
+    here.inode = 9;
+    assert_non_null(origin_difference(&before, &here));
+    here = before;
+    memset(here.boot_id, 0, sizeof here.boot_id);
+    memset(here.machine_id, 0, sizeof here.machine_id);
+    here.device = 9;
+    assert_null(origin_difference(&before, &here));
+}
+
+/* Both meta pages lead to what a start knew of a loss, and of the clock. */
+static void a_skip_outlives_a_bad_meta_page(void **state)
+{
+    enum { META_LAST_COMMIT_AT = 144, PAGE = 4096 };
+    struct world *world = *state;
+    char path[160];
+
+    begin(world);
+    flush(world);
+    const uint64_t next = store_next_number(world->store);
+    close_store(world);
+    path_of(world, "data/store/log.0", path);
+    assert_int_equal(remove(path), 0);
+    wall_ms -= 1000000;
+    world->accept_loss = true;
+    reopen(world);
+    world->accept_loss = false;
+    const uint64_t skipped = store_next_number(world->store);
+    assert_true(skipped > next + 1000000);
+    close_store(world);
+    /* The newer commit does not count. */
+    path_of(world, "data/store/data.mdb", path);
+    const int fd = open(path, O_RDWR);
+    uint64_t commits[2];
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pread(fd, &commits[i], 8, i * PAGE + META_LAST_COMMIT_AT), 8);
+    const int newest = commits[1] > commits[0];
+    commits[newest] -= 2;
+    assert_int_equal(pwrite(fd, &commits[newest], 8, newest * PAGE + META_LAST_COMMIT_AT), 8);
+    close(fd);
+    reopen(world);
+    assert_int_equal(store_next_number(world->store), skipped);
+}
+
+static void a_clock_that_is_wrong(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+    char other[160];
+
+    close_store(world);
+    path_of(world, "new", other);
+    const uint64_t was = wall_ms;
+    wall_ms = CLOCK_WRONG_FROM_MS;
+    assert_null(try_open(world, world->data, &error));
+    assert_int_equal(error.exit_code, 71);
+    assert_non_null(strstr(error.message, "set the clock"));
+    assert_null(try_open(world, other, &error));
+    assert_int_equal(error.exit_code, 71);
+    wall_ms = was;
+    reopen(world);
+    const uint64_t next = store_next_number(world->store);
+    wall_ms = CLOCK_WRONG_FROM_MS - 1;
+    reopen(world);
+    assert_true(store_next_number(world->store) > next && store_next_number(world->store) < UINT64_C(1) << 53);
+}
+
 int main(void)
 {
 #define START_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         START_TEST(a_failed_write_of_a_meta_page),
+        START_TEST(names_are_flushed_at_every_start),
+        START_TEST(one_directory_one_daemon),
+        START_TEST(one_file_one_daemon),
+        START_TEST(an_older_daemon_holds_it),
+        START_TEST(a_mounted_file_system_is_no_stranger),
+        START_TEST(numbers_follow_the_clock),
+        START_TEST(a_gap_in_the_numbers_is_no_loss),
+        START_TEST(a_copy_starts_above_its_original),
+        START_TEST(a_copy_starts_above_its_original_with_a_slow_clock),
+        START_TEST(another_machine),
+        START_TEST(what_makes_a_copy),
+        START_TEST(a_skip_outlives_a_bad_meta_page),
+        START_TEST(a_clock_that_is_wrong),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
