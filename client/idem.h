@@ -1,9 +1,66 @@
 /* idem.h - libidem, the client of idemd: make an operation safe to retry.
  *
- *     idem_client *client;
- *     idem_open(NULL, &client);
- *     idem_run(client, &request, charge, &order, &reply);    begin, call back, complete
- *     idem_close(client);
+ * This program charges an order once, however often and wherever it is run:
+ *
+ *     #include <idem.h>
+ *     #include <stdio.h>
+ *
+ *     static idem_done charge(idem_running *running, idem_outcome *outcome, void *user)
+ *     {
+ *         const char *order = user;
+ *
+ *         if (idem_running_attempt(running) > 1)
+ *             return IDEM_DONE_UNKNOWN; // somebody may have charged before: look first
+ *         printf("charging %s\n", order);
+ *         outcome->code = 201;
+ *         outcome->body = (idem_bytes){"receipt 17", 10};
+ *         return IDEM_DONE_SUCCEEDED;
+ *     }
+ *
+ *     int main(void)
+ *     {
+ *         char order[] = "order-4711";
+ *         const idem_begin_request request = {.op = {.key = order}, .operation = "charge", .wait_ms = 5000};
+ *         idem_client *client = NULL;
+ *         idem_run_reply reply;
+ *         idem_error error = idem_open(NULL, &client);
+ *
+ *         if (error == IDEM_OK)
+ *             error = idem_run(client, &request, 0, charge, order, &reply); // begin, call back, complete
+ *         if (error != IDEM_OK)
+ *             fprintf(stderr, "%s: %s\n", idem_error_name(error), idem_message(client));
+ *         else if (reply.outcome.kind == IDEM_SUCCEEDED)
+ *             printf("%.*s\n", (int)reply.outcome.body.size, (const char *)reply.outcome.body.data);
+ *         idem_close(client);
+ *         return error == IDEM_OK && reply.outcome.kind == IDEM_SUCCEEDED ? 0 : 1;
+ *     }
+ *
+ * What to do about an error is said by its class. This function goes on until the answer is known, for about a minute:
+ *
+ *     #include <idem.h>
+ *     #include <unistd.h>
+ *
+ *     idem_error run_until_known(idem_client *client, const idem_begin_request *request, idem_callback *callback,
+ *                                void *user, idem_run_reply *reply)
+ *     {
+ *         idem_error error = IDEM_OK;
+ *
+ *         for (int tries = 0; tries < 60; tries++) {
+ *             error = idem_run(client, request, 0, callback, user, reply);
+ *             switch (idem_error_class(error)) {
+ *             case IDEM_CLASS_OK: // reply->begin.answer and reply->ownership say what became of it
+ *                 return error;
+ *             case IDEM_CLASS_NOT_DONE: // it had no effect, and may have one later
+ *             case IDEM_CLASS_UNKNOWN:  // it may have been run: the same call again finds out
+ *                 sleep(1);
+ *                 break;
+ *             case IDEM_CLASS_FINAL:  // the same call again would be answered in the same way
+ *             case IDEM_CLASS_MISUSE: // the program is wrong
+ *                 return error;
+ *             }
+ *         }
+ *         return error;
+ *     }
  *
  * An operation is named by (namespace, caller, key). The first Begin with a name is told EXECUTE and gets a fence; it
  * runs the operation and stores its outcome with Complete. Everyone else who comes with that name gets the outcome
@@ -101,7 +158,8 @@ typedef enum idem_class {
 IDEM_API const char *idem_error_name(idem_error error); /* "IDEM_ERR_LOST" */
 IDEM_API idem_class idem_error_class(idem_error error);
 
-/* About the last call of this client, where it returned an error: a sentence for a person; the daemon's reason for a
+/* About the last call of this client, where it returned an error: a sentence for a person, which names the daemon's
+ * address if the connection is at fault; the daemon's reason for a
  * program ("STORE_FULL"), or ""; the path of the field ("begin.op.key"), or ""; after how many ms the same call may
  * succeed, or 0. Never NULL; good until the next call. */
 IDEM_API const char *idem_message(const idem_client *client);
@@ -240,7 +298,7 @@ typedef struct idem_begin_request {
     size_t other_fingerprint_count;
     const uint8_t *attempt_id; /* 16 random bytes; NULL: the library makes them. See idem_begin */
     const char *owner;         /* NULL: the client's */
-    uint32_t lease_ms;         /* 1 s .. 24 h; 0: the namespace's */
+    uint32_t lease_ms;         /* 1 s .. 24 h; 0: the namespace's, which is 30 s where nobody set another */
     uint32_t wait_ms; /* how long to wait for another owner's outcome; any length: what is longer than the daemon's
                          longest is asked for in parts */
     idem_if_interrupted if_interrupted;
@@ -473,6 +531,13 @@ typedef struct idem_run_reply {
 
 /* Begin, the callback where it may run, then Complete or Release. timeout_ms is for each of the calls. *reply is always
  * filled in, and all zero where nothing is known.
+ *
+ * IT DOES NOT RENEW THE LEASE while the callback runs, because the library starts no thread. A lease lasts as long as
+ * request->lease_ms says, or, if that is 0, as long as the namespace's policy says: 30 s unless the daemon was started
+ * with another --lease (idem_hello tells). It counts from when Begin was sent. A callback that may take longer asks for
+ * a longer lease, or calls idem_running_renew (or idem_running_store) in time, say whenever a third of it has passed.
+ * When the lease ends while the callback runs, the operation is interrupted: another caller may take it over and run
+ * it at the same time, and what this callback did is then not stored (ownership LOST, FINAL or GONE).
  *
  *  - IDEM_OK, not ran: reply->begin.answer says why: REPLAY, RUNNING, MISMATCH, INTERRUPTED, EXPIRED.
  *  - IDEM_OK, ran, ownership HELD: its outcome is stored (or it was released, as the callback said).

@@ -62,9 +62,8 @@ def main():
         assert run(folder + "/cmake/consumer") == "IDEM_OK\n"
 
         config = {**os.environ, "PKG_CONFIG_PATH": os.path.join(lib, "pkgconfig")}
-        # It was installed elsewhere than it was configured for, as a package build does.
-        flags = run("pkg-config", f"--define-variable=libdir={lib}", f"--define-variable=includedir={prefix}/include", "--cflags",
-                    "--libs", "libidem", env=config).split()
+        # It was installed elsewhere than it was configured for, as a package build does, and is found there.
+        flags = run("pkg-config", "--cflags", "--libs", "libidem", env=config).split()
         run("cc", "-std=c11", *FLAGS.split(), os.path.join(source, "consumer.c"), "-o", folder + "/consumer", *flags,
             "-Wl,-rpath," + lib)
         assert run(folder + "/consumer") == "IDEM_OK\n"

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Compiles the C example of README.md as it stands there, and runs it twice against a real daemon: the first charges, the second is told
-so. Also: every file that README names is there."""
+"""Compiles the C example of README.md and every example of idem.h as they stand there. Those that are programs are run twice against a real
+daemon: the first charges, the second is told so; and once where there is none, which they say. Also: every file that README names is
+there."""
 import os
 import re
 import subprocess
@@ -11,26 +12,64 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "sce
 from harness import BUILD, Daemon, TOP  # noqa: E402
 
 
+def examples_of_header(text):
+    """Each run of lines of a comment that are indented by five blanks or are empty, and have code in them."""
+    found = re.findall(r"(?:^ \*(?:     .*)?\n)+", text, re.M)
+    return [re.sub(r"^ \*(?:     )?", "", each, flags=re.M).strip() + "\n" for each in found if re.search(r"^ \*     ", each, re.M)]
+
+
+def compile_example(folder, name, code):
+    """Returns the program; None if it has no main and was only compiled."""
+    source, program = os.path.join(folder, name + ".c"), os.path.join(folder, name)
+    with open(source, "w", encoding="utf-8") as out:
+        out.write(code)
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", *os.environ.get("IDEM_TEST_CFLAGS", "").split(),
+             "-I" + os.path.join(TOP, "client"), source]
+    if "int main(" not in code:
+        subprocess.run(["cc", "-c", *flags, "-o", program + ".o"], check=True)
+        return None
+    subprocess.run(["cc", *flags, "-o", program, "-L" + os.path.join(BUILD, "client"), "-lidem",
+                    "-Wl,-rpath," + os.path.join(BUILD, "client")], check=True)
+    return program
+
+
+def run(program, address):
+    return subprocess.run([program], env={**os.environ, "IDEM_ADDRESS": address}, check=False, capture_output=True, timeout=60,
+                          text=True)
+
+
+def run_twice(program):
+    daemon = Daemon()
+    try:
+        done = [run(program, daemon.addresses[0]) for _ in range(2)]
+    finally:
+        daemon.close()
+    assert [each.returncode for each in done] == [0, 0], done
+    return [each.stdout for each in done]
+
+
 def main():
-    readme = open(os.path.join(TOP, "README.md"), encoding="utf-8").read()
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
+        readme = file.read()
+    with open(os.path.join(TOP, "client", "idem.h"), encoding="utf-8") as file:
+        header = file.read()
     code = re.findall(r"^```c\n(.*?)^```", readme, re.M | re.S)
     assert len(code) == 1, "one C example"
     for path in re.findall(r"`((?:proto|daemon|client|examples|tests|script|bench)/[\w./]*)`", readme):
         assert os.path.exists(os.path.join(TOP, path)), path + " is not there"
+    in_header = examples_of_header(header)
+    assert len(in_header) == 2, in_header
     with tempfile.TemporaryDirectory() as folder:
-        source, program = os.path.join(folder, "example.c"), os.path.join(folder, "example")
-        open(source, "w").write(code[0])
-        flags = os.environ.get("IDEM_TEST_CFLAGS", "").split()
-        subprocess.run(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags, "-I" + os.path.join(TOP, "client"), source,
-                        "-o", program, "-L" + os.path.join(BUILD, "client"), "-lidem",
-                        "-Wl,-rpath," + os.path.join(BUILD, "client")], check=True)
-        daemon = Daemon()
-        try:
-            said = [subprocess.run([program], env={**os.environ, "IDEM_ADDRESS": daemon.addresses[0]}, check=True,
-                                   capture_output=True, timeout=60, text=True).stdout for _ in range(2)]
-        finally:
-            daemon.close()
-    assert said == ["charged: receipt 17\n", "had been charged: receipt 17\n"], said
+        of_readme = compile_example(folder, "readme", code[0])
+        of_header, of_errors = (compile_example(folder, f"header{i}", each) for i, each in enumerate(in_header))
+        assert of_header and not of_errors
+        said = run_twice(of_readme)
+        assert said == ["charged: receipt 17\n", "had been charged: receipt 17\n"], said
+        said = run_twice(of_header)
+        assert said == ["charging order-4711\nreceipt 17\n", "receipt 17\n"], said
+        for program in (of_readme, of_header):
+            nobody = run(program, "http://nowhere")
+            assert (nobody.returncode, nobody.stderr) == (1, "IDEM_ERR_ADDRESS: \n"), nobody
     print("ok")
 
 
