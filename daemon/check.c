@@ -1,9 +1,14 @@
 /* Every record is decoded and compared with its key; every value that a record speaks of is read; every chunk's
- * checksum is taken, and a chunk that belongs to no record is told as well. */
+ * checksum is taken, and a chunk that belongs to no record is told as well.
+ *
+ * Nothing is written and no lock file is needed, so that a file system that is mounted to be read can be checked. What
+ * cannot be read for want of memory or descriptors is not damage: then the check says that it could not be made. */
 #include "daemon/check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -15,26 +20,45 @@
 #include "daemon/memory.h"
 #include "daemon/merge.h"
 #include "daemon/tables.h"
-
-#define MAP_BYTES (1ull << 40) /* address space only */
+#include "proto/text.h"
 
 struct check {
     FILE *out;
     struct tables tables;
     MDB_txn *txn;
     uint64_t unfinished, finished, chunks, logged, damaged;
+    int failed; /* an errno: something could not be looked at; 0: all could */
 };
+
+static void print(FILE *out, const char *before, struct bytes text)
+{
+    fputs(before, out);
+    if (text.size)
+        text_print(out, text.data, text.size);
+}
 
 static void damage(struct check *check, const char *table, uint64_t key, const char *what, const struct record *record)
 {
     check->damaged++;
     fprintf(check->out, "damaged: %s %" PRIu64 ": %s", table, key, what);
-    if (record)
-        fprintf(check->out, " (namespace %.*s, caller %.*s, key %.*s)", (int)record->id.namespace.size,
-                (const char *)record->id.namespace.data, (int)record->id.caller.size,
-                record->id.caller.size ? (const char *)record->id.caller.data : "", (int)record->id.key.size,
-                (const char *)record->id.key.data);
+    if (record) {
+        print(check->out, " (namespace ", record->id.namespace);
+        print(check->out, ", caller ", record->id.caller);
+        print(check->out, ", key ", record->id.key);
+        fputc(')', check->out);
+    }
     fputc('\n', check->out);
+}
+
+/* LMDB's own codes are negative: they, and what does not read as ours, are damage; the system's errors are not. */
+static void unreadable(struct check *check, const char *table, uint64_t key, int code)
+{
+    if (code <= 0 || code == EINVAL)
+        damage(check, table, key, mdb_strerror(code), NULL);
+    else if (code == EBADMSG)
+        damage(check, table, key, "a change does not read", NULL);
+    else
+        check->failed = code;
 }
 
 static void check_value(struct check *check, const char *table, uint64_t key, uint64_t owner, enum blob_kind kind,
@@ -127,7 +151,7 @@ static void walk(struct check *check, MDB_dbi table, const char *name,
         mdb_cursor_close(cursor);
     }
     if (code != MDB_NOTFOUND)
-        damage(check, name, 0, mdb_strerror(code), NULL);
+        unreadable(check, name, 0, code);
     else if (entries != stat.ms_entries)
         damage(check, name, 0, "it holds not as many entries as it says", NULL);
 }
@@ -161,32 +185,61 @@ static void check_batches(struct check *check, const struct log *log, uint64_t n
         check->logged += header.last - header.first + 1;
     }
     if ((code = merge_batches(&merge, batches, log_found(log))) != 0)
-        damage(check, "log", next_number, code == EBADMSG ? "a change does not read" : mdb_strerror(code), NULL);
+        unreadable(check, "log", next_number, code);
     for (uint32_t at = 0; at < merge.count; at++)
         check_merged(check, &merge.merged[at]);
     merge_free(&merge);
     mem_free(batches);
 }
 
-/* What the log has and the tables have not is read too. */
-static void check_log(struct check *check, const char *path, const struct store_facts *facts,
-                      const struct tables_state *state)
+static int open_to_read(const char *path, int *file)
 {
-    const struct log_options options = {.disk = &disk_system,
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return errno;
+    *file = fd;
+    return 0;
+}
+
+/* Why something could not be opened: damage, or another reason. Returns the exit code. */
+static int say_error(struct check *check, const struct store_error *error)
+{
+    const bool damaged = error->exit_code == 65;
+
+    check->damaged += damaged;
+    print(check->out,
+          damaged ? "damaged: " : "not checked: ", bytes_of(error->message, (uint32_t)strlen(error->message)));
+    fputc('\n', check->out);
+    return error->exit_code;
+}
+
+/* What the log has and the tables have not is read too. Returns 0, or the exit code where it cannot be opened. */
+static int check_log(struct check *check, const char *path, const struct store_facts *facts,
+                     const struct tables_state *state)
+{
+    struct disk disk = disk_system;
+    const struct log_options options = {.disk = &disk,
                                         .directory = path,
                                         .secret = facts->secret,
                                         .applied = state->next_number - 1,
                                         .slots = state->log_slots};
     struct store_error error;
-    struct log *log = log_open(&options, &error);
 
-    if (!log) {
-        check->damaged++;
-        fprintf(check->out, "damaged: %s\n", error.message);
-        return;
-    }
+    disk.open = open_to_read;
+    struct log *log = log_open(&options, &error);
+    if (!log)
+        return say_error(check, &error);
     check_batches(check, log, state->next_number);
     log_close(log);
+    return 0;
+}
+
+static void check_tables(struct check *check)
+{
+    walk(check, check->tables.unfinished, "unfinished", check_unfinished);
+    walk(check, check->tables.finished, "finished", check_finished);
+    walk(check, check->tables.chunks, "chunks", NULL);
 }
 
 /* The child's part. */
@@ -196,25 +249,55 @@ static int check_store(const char *path, FILE *out)
     struct store_facts facts;
     struct store_error error;
     struct tables_state state;
+    int code;
 
-    if (!tables_open(&check.tables, path, MAP_BYTES, true, &error) ||
+    if (!tables_open(&check.tables, path, 0, true, &error) ||
         !tables_read_facts(&check.tables, &facts, &state, &error)) {
-        fprintf(out, "damaged: %s\n", error.message);
-        return 65;
+        tables_close(&check.tables);
+        return say_error(&check, &error);
     }
-    if (mdb_txn_begin(check.tables.env, NULL, MDB_RDONLY, &check.txn) != 0)
+    if ((code = mdb_txn_begin(check.tables.env, NULL, MDB_RDONLY, &check.txn)) != 0) {
+        fprintf(out, "not checked: %s\n", mdb_strerror(code));
+        tables_close(&check.tables);
         return 71;
-    check_log(&check, path, &facts, &state);
-    walk(&check, check.tables.unfinished, "unfinished", check_unfinished);
-    walk(&check, check.tables.finished, "finished", check_finished);
-    walk(&check, check.tables.chunks, "chunks", NULL);
+    }
+    int exit_code = check_log(&check, path, &facts, &state);
+    check_tables(&check);
     mdb_txn_abort(check.txn);
     tables_close(&check.tables);
     fprintf(out,
             "%" PRIu64 " unfinished, %" PRIu64 " finished, %" PRIu64 " parts of values, %" PRIu64
             " changes of the log read; %" PRIu64 " damaged\n",
             check.unfinished, check.finished, check.chunks, check.logged, check.damaged);
-    return check.damaged ? 65 : 0;
+    if (check.failed) {
+        fprintf(out, "not checked to its end: %s\n", strerror(check.failed));
+        exit_code = 71;
+    }
+    return check.damaged ? 65 : exit_code;
+}
+
+/* Reading what is damaged can do that. */
+static bool is_crash(int signal)
+{
+    return signal == SIGABRT || signal == SIGBUS || signal == SIGFPE || signal == SIGILL || signal == SIGSEGV;
+}
+
+/* Waits for the child. */
+static int exit_code_of(pid_t child, FILE *out)
+{
+    int status;
+
+    while (waitpid(child, &status, 0) != child)
+        if (errno != EINTR)
+            return 71;
+    if (WIFEXITED(status))
+        return WEXITSTATUS(status);
+    if (is_crash(WTERMSIG(status))) {
+        fprintf(out, "damaged: reading it crashes (signal %d): its pages are not to be trusted\n", WTERMSIG(status));
+        return 65;
+    }
+    fprintf(out, "not checked to its end: signal %d ended the check\n", WTERMSIG(status));
+    return 71;
 }
 
 int check_data(const char *directory_path, FILE *out)
@@ -222,10 +305,10 @@ int check_data(const char *directory_path, FILE *out)
     struct directory directory;
     struct store_error error;
     char path[4096];
-    int status = 0;
 
     if (!directory_open(&directory, directory_path, DIRECTORY_READ, &error)) {
-        fprintf(stderr, "idemd: %s\n", error.message);
+        print(stderr, "idemd: ", bytes_of(error.message, (uint32_t)strlen(error.message)));
+        fputc('\n', stderr);
         return error.exit_code;
     }
     directory_store_path(&directory, false, path);
@@ -233,16 +316,11 @@ int check_data(const char *directory_path, FILE *out)
     const pid_t child = fork();
     if (child == 0) {
         const int exit_code = check_store(path, out);
-        fflush(out);
-        _exit(exit_code);
+        _exit(fflush(out) == 0 ? exit_code : 74);
     }
-    if (child < 0 || waitpid(child, &status, 0) != child) {
-        directory_close(&directory);
-        return 71;
-    }
+    if (child < 0)
+        fprintf(out, "not checked: no process can be made: %s\n", strerror(errno));
+    const int exit_code = child < 0 ? 71 : exit_code_of(child, out);
     directory_close(&directory);
-    if (WIFEXITED(status))
-        return WEXITSTATUS(status);
-    fprintf(out, "damaged: reading it crashes (signal %d): its pages are not to be trusted\n", WTERMSIG(status));
-    return 65;
+    return exit_code;
 }

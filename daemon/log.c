@@ -74,7 +74,11 @@ static bool fail(struct store_error *error, int exit_code, const char *what, con
 
 static bool fail_errno(struct store_error *error, const char *what, const char *path, int code)
 {
-    return fail(error, code == EACCES || code == EPERM ? 77 : 74, what, path, strerror(code));
+    const int exit_code = code == EACCES || code == EPERM                      ? 77
+                          : code == EMFILE || code == ENFILE || code == ENOMEM ? 71
+                                                                               : 74;
+
+    return fail(error, exit_code, what, path, strerror(code));
 }
 
 static void keep_found(struct log *log, const uint8_t *data, const struct batch_header *header, uint32_t slot,

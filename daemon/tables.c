@@ -64,7 +64,7 @@ bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bo
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
         (code = mdb_env_set_mapsize(tables->env, file_bytes(path) + map_bytes)) != 0 ||
-        (code = mdb_env_open(tables->env, path, read_only ? MDB_RDONLY : 0, 0600)) != 0 ||
+        (code = mdb_env_open(tables->env, path, read_only ? MDB_RDONLY | MDB_NOLOCK : 0, 0600)) != 0 ||
         (code = mdb_reader_check(tables->env, &dead)) != 0) {
         fail(error, path, code);
         tables_close(tables);

@@ -37,7 +37,8 @@ struct tables_state {
 };
 
 /* Opens DIR/store (path), with room for map_bytes more than its file has now, which may be from a time with a larger
- * quota. false: *error, 65 where it is not a store of ours or of another version. */
+ * quota. read_only: writes nothing, not even locks; nobody else may write meanwhile. false: *error, 65 where it is not
+ * a store of ours or of another version. */
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
                  struct store_error *error);
 void tables_close(struct tables *tables); /* not open: fine */

@@ -11,12 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <lmdb.h>
 
 #include "daemon/check.h"
 #include "daemon/logging.h"
@@ -114,6 +116,17 @@ void __wrap_host_machine_id(uint8_t id[HOST_ID_BYTES])
         memcpy(id, machine_id, HOST_ID_BYTES);
     else
         __real_host_machine_id(id);
+}
+
+/* LMDB cannot open a store. */
+static int env_open_code;
+
+int __wrap_mdb_env_open(MDB_env *env, const char *path, unsigned flags, mdb_mode_t mode);
+int __real_mdb_env_open(MDB_env *env, const char *path, unsigned flags, mdb_mode_t mode);
+
+int __wrap_mdb_env_open(MDB_env *env, const char *path, unsigned flags, mdb_mode_t mode)
+{
+    return env_open_code ? env_open_code : __real_mdb_env_open(env, path, flags, mode);
 }
 
 /* What the log says that matters here. */
@@ -215,6 +228,7 @@ static int set_up(void **state)
     memset(&meta, 0, sizeof meta);
     memset(&flushed, 0, sizeof flushed);
     machine_id = NULL;
+    env_open_code = 0;
     copied[0] = '\0';
     test_folder(world->folder);
     if (pipe(world->wake) != 0)
@@ -724,6 +738,123 @@ static void a_clock_that_is_wrong(void **state)
     assert_true(store_next_number(world->store) > next && store_next_number(world->store) < UINT64_C(1) << 53);
 }
 
+/* ---- Checking ----------------------------------------------------------------------------------------------- */
+
+/* What a check says. Returns its exit code. */
+static int check(struct world *world, char *said, size_t bytes)
+{
+    FILE *out = tmpfile();
+
+    assert_non_null(out);
+    const int exit_code = check_data(world->data, out);
+    rewind(out);
+    said[fread(said, 1, bytes - 1, out)] = '\0';
+    fclose(out);
+    return exit_code;
+}
+
+/* The directory and all in it cannot be written to by this user: as where its file system is mounted to be read. */
+static void checking_writes_nothing(void **state)
+{
+    struct world *world = *state;
+    char said[4096];
+    int status;
+
+    begin(world);
+    flush(world);
+    apply(world);
+    close_store(world);
+    for (bool again = true;; again = false) {
+        shell("chmod a+x %s/..", world->folder);
+        shell("chmod -R a=rX %s", world->folder);
+        const pid_t child = fork();
+        if (child == 0) {
+            if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+                _exit(1);
+            _exit(check(world, said, sizeof said));
+        }
+        waitpid(child, &status, 0);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+        shell("chmod -R u+w %s", world->folder);
+        if (!again)
+            break;
+        shell("rm %s/lock %s/store/lock.mdb", world->data, world->data);
+    }
+    /* Then without the files of locks, and there are none. */
+    shell("test ! -e %s/lock && test ! -e %s/store/lock.mdb", world->data, world->data);
+    shell("chmod -R go-rwx %s", world->data);
+    reopen(world);
+}
+
+/* Every call that needs a descriptor fails once for want of one. */
+static void too_few_descriptors_are_no_damage(void **state)
+{
+    struct world *world = *state;
+    struct rlimit limit;
+    int exit_code = 71, first, status;
+    char said[4096];
+
+    close_store(world);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    first = dup(0);
+    close(first);
+    for (int files = 0; exit_code != 0; files++) {
+        assert_true(files < 32);
+        const pid_t child = fork();
+        if (child == 0) {
+            FILE *out = fopen("/dev/null", "w");
+            limit.rlim_cur = (rlim_t)(first + 1 + files);
+            _exit(out && setrlimit(RLIMIT_NOFILE, &limit) == 0 ? check_data(world->data, out) : 1);
+        }
+        waitpid(child, &status, 0);
+        assert_true(WIFEXITED(status));
+        exit_code = WEXITSTATUS(status);
+        if (exit_code != 0)
+            assert_int_equal(exit_code, 71);
+    }
+    env_open_code = ENOMEM;
+    assert_int_equal(check(world, said, sizeof said), 71);
+    assert_non_null(strstr(said, "not checked"));
+    assert_null(strstr(said, "damaged"));
+    env_open_code = 0;
+    assert_int_equal(check(world, said, sizeof said), 0);
+}
+
+/* A key can hold what a terminal obeys. */
+static void a_check_escapes_what_it_shows(void **state)
+{
+    struct world *world = *state;
+    const uint64_t number = store_next_number(world->store);
+    const struct record record = {.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of("k\033]0;x\a", 7)},
+                                  .hash = 77,
+                                  .state = RECORD_DONE,
+                                  .life = number,
+                                  .fence = number,
+                                  .revision = number,
+                                  .attempt = 1,
+                                  .begun_ms = 1,
+                                  .done_ms = 2,
+                                  .outcome_kind = 1,
+                                  .expires_ms = 1900000000001,
+                                  .body_expires_ms = 1900000000001};
+    uint8_t encoded[RECORD_BYTES_MAX];
+    /* At a place before its end. */
+    struct store_change change = {
+        .kind = STORE_FINISH, .number = number, .life = number, .place = UINT64_C(1900000000) << 30};
+    char said[4096];
+
+    change.record = bytes_of(encoded, record_encode(&record, encoded));
+    store_append(world->store, &change, NULL);
+    flush(world);
+    apply(world);
+    close_store(world);
+    assert_int_equal(check(world, said, sizeof said), 65);
+    assert_null(strchr(said, '\033'));
+    assert_null(strchr(said, '\a'));
+    assert_non_null(strstr(said, "key k\\x1b]0;x\\x07)"));
+}
+
 int main(void)
 {
 #define START_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -742,6 +873,9 @@ int main(void)
         START_TEST(what_makes_a_copy),
         START_TEST(a_skip_outlives_a_bad_meta_page),
         START_TEST(a_clock_that_is_wrong),
+        START_TEST(checking_writes_nothing),
+        START_TEST(too_few_descriptors_are_no_damage),
+        START_TEST(a_check_escapes_what_it_shows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
