@@ -88,7 +88,9 @@ static void give_reserve(void)
 
 static void *need(void *piece)
 {
-    static const char line[] = "idemd: out of memory\n";
+    static const char line[] =
+        "idemd: out of memory: the machine has no more, or a limit (ulimit -v, a cgroup's) is too "
+        "low\n";
 
     if (!piece) {
         const ssize_t written = write(STDERR_FILENO, line, sizeof line - 1);
@@ -193,7 +195,13 @@ void *mem_reserve(size_t size)
 {
     void *start = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    return need(start == MAP_FAILED ? NULL : start);
+    if (start == MAP_FAILED) {
+        static const char line[] = "idemd: no address space is left: raise or remove the limit (ulimit -v)\n";
+        const ssize_t written = write(STDERR_FILENO, line, sizeof line - 1);
+        (void)written;
+        _exit(71);
+    }
+    return start;
 }
 
 void mem_use_reserved(void *start, size_t size)

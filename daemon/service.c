@@ -606,7 +606,8 @@ struct service *service_open(const struct service_options *options, const struct
     /* A frame unpacked, what is made of it, and one reply. */
     service->arena = arena_new((size_t)4 * service_message_bytes_max(service) + 8 * 1024 * 1024);
     if (!service->arena) {
-        *error = (struct store_error){.exit_code = 71, .message = "no address space for the arena"};
+        *error = (struct store_error){.exit_code = 71,
+                                      .message = "no address space is left: raise or remove the limit (ulimit -v)"};
         goto failed;
     }
     return service;

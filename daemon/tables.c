@@ -55,18 +55,33 @@ static uint64_t file_bytes(const char *path)
     return stat(file, &status) == 0 ? (uint64_t)status.st_size / TABLES_PAGE_BYTES * TABLES_PAGE_BYTES : 0;
 }
 
+/* The map needs no memory, only addresses; where they are refused it is by a limit that somebody set. */
+static bool fail_map(struct store_error *error, const char *path, uint64_t bytes)
+{
+    error->exit_code = 71;
+    snprintf(error->message, sizeof error->message,
+             "store: %.200s: %llu MiB of address space cannot be had: raise or remove the limit (ulimit -v), or lower "
+             "--quota",
+             path, (unsigned long long)(bytes >> 20));
+    return false;
+}
+
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct store_error *error)
 {
+    const uint64_t bytes = file_bytes(path) + map_bytes;
     int code, dead;
 
     *tables = (struct tables){0};
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||
-        (code = mdb_env_set_mapsize(tables->env, file_bytes(path) + map_bytes)) != 0 ||
+        (code = mdb_env_set_mapsize(tables->env, bytes)) != 0 ||
         (code = mdb_env_open(tables->env, path, read_only ? MDB_RDONLY | MDB_NOLOCK : 0, 0600)) != 0 ||
         (code = mdb_reader_check(tables->env, &dead)) != 0) {
-        fail(error, path, code);
+        if (code == ENOMEM)
+            fail_map(error, path, bytes);
+        else
+            fail(error, path, code);
         tables_close(tables);
         return false;
     }
@@ -217,8 +232,13 @@ static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store
 
     if (!read_entry(tables, txn, "format", &format, sizeof format, error))
         return false;
-    if (format != FORMAT_VERSION)
-        return fail(error, "its format is of another version of idemd", 0);
+    if (format != FORMAT_VERSION) {
+        char what[120];
+        snprintf(what, sizeof what,
+                 "its format is %u, and this idemd reads %u: start the version of idemd that wrote it", format,
+                 FORMAT_VERSION);
+        return fail(error, what, 0);
+    }
     return read_entry(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id, error) &&
            read_entry(tables, txn, "secret", facts->secret, sizeof facts->secret, error) &&
            read_entry(tables, txn, "state", state, STATE_BYTES, error);

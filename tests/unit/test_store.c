@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <lmdb.h>
+#include <xxhash.h>
 
 #include "daemon/batch.h"
 #include "daemon/check.h"
@@ -1273,6 +1275,71 @@ static void checking_finds_every_bad_page(void **state)
     mem_free(file.data);
 }
 
+/* Writes another format's version where the store says its own. */
+static void set_format(struct world *world, uint32_t format)
+{
+    struct store_error error;
+    struct tables_state state;
+    struct store_facts facts;
+    struct tables tables;
+    uint8_t bytes[sizeof(uint64_t) + sizeof format];
+    const uint64_t checksum = XXH3_64bits_withSeed(&format, sizeof format, XXH3_64bits("format", 6));
+    char name[] = "format";
+    MDB_val key = {6, name}, value = {sizeof bytes, bytes};
+    MDB_txn *txn;
+    char path[160];
+
+    memcpy(bytes, &checksum, sizeof checksum);
+    memcpy(bytes + sizeof checksum, &format, sizeof format);
+    snprintf(path, sizeof path, "%s/store", world->data);
+    assert_true(tables_open(&tables, path, 1 << 24, false, &error));
+    assert_true(tables_read_facts(&tables, &facts, &state, &error));
+    assert_int_equal(mdb_txn_begin(tables.env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_put(txn, tables.meta, &key, &value, 0), 0);
+    assert_int_equal(tables_put_state(&tables, txn, &state), 0);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+    tables_close(&tables);
+}
+
+static void another_versions_format_is_named(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    store_close(world->store);
+    set_format(world, 77);
+    world->store = try_open(world, 1 << 30, &error);
+    assert_null(world->store);
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "its format is 77"));
+    assert_non_null(strstr(error.message, "start the version of idemd that wrote it"));
+}
+
+/* A limit that somebody set, and may not think of. */
+static void address_space_that_cannot_be_had_is_named(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+    struct rlimit before, limit;
+    unsigned long long pages;
+    FILE *statm = fopen("/proc/self/statm", "re");
+
+    store_close(world->store);
+    assert_non_null(statm);
+    assert_int_equal(fscanf(statm, "%llu", &pages), 1);
+    fclose(statm);
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    limit = before;
+    limit.rlim_cur = pages * (rlim_t)sysconf(_SC_PAGESIZE) + (UINT64_C(1) << 30);
+    assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+    world->store = try_open(world, 1 << 30, &error);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_null(world->store);
+    assert_int_equal(error.exit_code, 71);
+    assert_non_null(strstr(error.message, "ulimit -v"));
+    reopen(world);
+}
+
 static void a_table_with_a_bad_end_is_refused(void **state)
 {
     struct world *world = *state;
@@ -2218,6 +2285,8 @@ int main(void)
         STORE_TEST(a_file_above_the_map_has_room),
         STORE_TEST(what_cannot_be_allocated_ahead_is_full),
         STORE_TEST(the_thread_takes_no_signal),
+        STORE_TEST(another_versions_format_is_named),
+        STORE_TEST(address_space_that_cannot_be_had_is_named),
         STORE_TEST(a_table_with_a_bad_end_is_refused),
         STORE_TEST(nothing_it_says_of_itself_is_taken_damaged),
         STORE_TEST(killed_at_each_moment),
