@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """A store that is full, damaged, or swept, seen through a real daemon."""
 import os
+import shutil
 import subprocess
+import tempfile
 import unittest
 
 from harness import (Case, EXECUTE, IDEMD, PATIENCE, REPLAY, RUNNING, begin, complete, op, pb)
@@ -211,6 +213,59 @@ class Damaged(Case):
         with open(os.path.join(daemon.data, "store", "data.mdb"), "r+b") as data:
             data.write(os.urandom(16384))
         self.assertEqual(self.start_fails(daemon).returncode, 65)
+
+
+class Directory(Case):
+    """Who may use a directory, and what a copy of it gives out."""
+
+    def start_fails(self, daemon):
+        failed = subprocess.run([IDEMD, "--data", daemon.data, "--listen", "unix:" + daemon.socket + "2"],
+                                stderr=subprocess.PIPE, timeout=PATIENCE)
+        return failed.returncode, failed.stderr.decode()
+
+    def test_without_its_lock_file_it_is_held_all_the_same(self):
+        daemon = self.daemon()
+        lock = os.path.join(daemon.data, "lock")
+        for change in (lambda: None, lambda: os.unlink(lock), lambda: open(lock, "w").close()):
+            change()
+            code, text = self.start_fails(daemon)
+            self.assertEqual(code, 75, text)
+            self.assertIn(f"process {daemon.process.pid}", text)
+        checked = subprocess.run([IDEMD, "--check-data", daemon.data], stderr=subprocess.PIPE, timeout=PATIENCE)
+        self.assertEqual(checked.returncode, 75)
+        self.assertIn(f"process {daemon.process.pid}".encode(), checked.stderr)
+
+    def test_a_copy_gives_no_fence_of_its_original(self):
+        original = self.daemon()
+        self.client(original).begin("first")
+        original.terminate()
+        folder = tempfile.mkdtemp(prefix="idemd-")
+        shutil.copytree(original.data, os.path.join(folder, "data"))
+        original.start()
+        client = self.client(original)
+        given = [client.begin(f"k{i}").grant.fence for i in range(200)]
+        original.kill()
+        copy = self.daemon(folder=folder)
+        self.assertTrue(any("event=copied" in line for line in copy.log), copy.log)
+        client = self.client(copy)
+        self.assertGreater(min(client.begin(f"k{i}").grant.fence for i in range(200)), max(given))
+        # The original is no copy of itself, also after a kill.
+        original.start()
+        self.assertFalse(any("event=copied" in line for line in original.log), original.log)
+        self.assertEqual(self.client(original).begin("k0").answer, RUNNING)
+
+    @unittest.skipIf(subprocess.run(["unshare", "-m", "true"], stderr=subprocess.DEVNULL).returncode, "may not mount")
+    def test_data_on_a_file_system_mounted_to_be_read_are_checked(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        client.complete("k", client.begin("k").grant.fence, b"body")
+        daemon.kill()
+        checked = subprocess.run(["unshare", "-m", "sh", "-c", 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && '
+                                  '! touch "$1/lock" 2>/dev/null && exec "$2" --check-data "$1"', "sh", daemon.data, IDEMD],
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
+        self.assertEqual(checked.returncode, 0, checked.stdout)
+        daemon.start()
+        self.assertEqual(self.client(daemon).begin("k").outcome.body, b"body")
 
 
 class Swept(Case):
