@@ -216,8 +216,9 @@ static const struct option table[] = {
      NULL,
      "DIR",
      NULL,
-     "read every record, say what is damaged where, write nothing; exit status 0, 65 if anything is damaged, or 71 if it "
-    "could not be checked",
+     "read every record, say what is damaged where, write nothing; exit status 0, 65 if anything is damaged, or 71 if "
+     "it "
+     "could not be checked",
      KIND_ACTION,
      AT(check_data),
      OPTIONS_CHECK_DATA,

@@ -12,8 +12,8 @@ struct origin {
     uint8_t boot_id[HOST_ID_BYTES];
 };
 
-/* Of an open file. False: it cannot be told, and errno says why. */
-bool origin_read(int fd, struct origin *origin);
+/* Of an open file. */
+void origin_read(int fd, struct origin *origin);
 /* Why `here` is another place than `before`, in a sentence; NULL: it is none, as far as can be told. A file keeps its
  * inode and its birth over renames and reboots; the number of its device can change with a boot, and is compared within
  * one only. */

@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,9 +46,32 @@ static struct {
     bool write_back; /* LMDB can write the old number back */
 } meta;
 
-/* Stands before the C library's, for LMDB too. */
+/* Writes and flushes of the tables: the n-th from now fails. 0: none does. */
+static unsigned fail_nth;
+
+static bool fails(void)
+{
+    if (fail_nth == 0 || --fail_nth > 0)
+        return false;
+    errno = EIO;
+    return true;
+}
+
+/* These stand before the C library's, for LMDB too. */
+int fdatasync(int fd)
+{
+    return fails() ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int count)
+{
+    return fails() ? -1 : (ssize_t)syscall(SYS_writev, fd, parts, count);
+}
+
 ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
 {
+    if (fails())
+        return -1;
     const bool is_meta = size == META_WRITE_BYTES && (offset < 4096 || offset / 4096 == 1);
     size_t part = size;
 
@@ -85,6 +109,8 @@ int fsync(int fd)
 {
     struct stat status;
 
+    if (fails())
+        return -1;
     assert_int_equal(fstat(fd, &status), 0);
     if (flushed.fatal == status.st_ino)
         raise(SIGKILL);
@@ -227,6 +253,7 @@ static int set_up(void **state)
     wall_ms = mark.wall_ms;
     memset(&meta, 0, sizeof meta);
     memset(&flushed, 0, sizeof flushed);
+    fail_nth = 0;
     machine_id = NULL;
     env_open_code = 0;
     copied[0] = '\0';
@@ -367,6 +394,40 @@ static void a_failed_write_of_a_meta_page(void **state)
         reopen(world);
         assert_int_equal(look(world).lives, expected.lives);
     }
+}
+
+/* Each write and each flush of a start, and of bringing changes in, fails once. The next start works. */
+static void the_nth_write_fails(void **state)
+{
+    struct world *world = *state;
+    struct seen expected = {0};
+    struct store_error error;
+    uint32_t met = 0;
+
+    for (unsigned nth = 1, last_met = 1; nth <= last_met + 1; nth++)
+        for (int at_start = 0; at_start < 2; at_start++) {
+            expected.count++;
+            expected.lives += begin(world);
+            flush(world);
+            const uint64_t next = store_next_number(world->store);
+            fail_nth = at_start ? 0 : nth;
+            apply(world);
+            close_store(world);
+            wall_ms += 1000;
+            fail_nth = at_start ? nth : fail_nth;
+            world->store = try_open(world, world->data, &error);
+            if (!world->store)
+                assert_int_equal(error.exit_code, 74);
+            last_met = fail_nth == 0 ? nth : last_met;
+            met += fail_nth == 0;
+            fail_nth = 0;
+            reopen(world);
+            assert_true(store_next_number(world->store) >= next);
+            assert_int_equal(look(world).count, expected.count);
+            assert_int_equal(look(world).lives, expected.lives);
+            assert_true(nth < 100);
+        }
+    assert_true(met > 20);
 }
 
 /* ---- What a killed daemon left unflushed ------------------------------------------------------------ */
@@ -860,6 +921,7 @@ int main(void)
 #define START_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         START_TEST(a_failed_write_of_a_meta_page),
+        START_TEST(the_nth_write_fails),
         START_TEST(names_are_flushed_at_every_start),
         START_TEST(one_directory_one_daemon),
         START_TEST(one_file_one_daemon),
