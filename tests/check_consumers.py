@@ -4,10 +4,10 @@ The shared library exports what client/libidem.symbols lists, and nothing else."
 import os
 import subprocess
 import sys
-import tempfile
 
-BUILD = os.environ["IDEMD_BUILD"]
-TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "scenario"))
+from harness import BUILD, TOP, temporary_folder  # noqa: E402
+
 FLAGS = os.environ.get("IDEM_TEST_CFLAGS", "")
 SOURCE = """#include <idem.h>
 #include <stdio.h>
@@ -42,7 +42,7 @@ def exported(library):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         prefix, source = os.path.join(folder, "usr"), os.path.join(folder, "source")
         os.mkdir(source)
         run("cmake", "--install", BUILD, "--prefix", prefix)

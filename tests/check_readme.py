@@ -6,10 +6,9 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "scenario"))
-from harness import BUILD, Daemon, TOP  # noqa: E402
+from harness import BUILD, Daemon, TOP, temporary_folder  # noqa: E402
 
 
 def examples_of_header(text):
@@ -59,7 +58,7 @@ def main():
         assert os.path.exists(os.path.join(TOP, path)), path + " is not there"
     in_header = examples_of_header(header)
     assert len(in_header) == 2, in_header
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         of_readme = compile_example(folder, "readme", code[0])
         of_header, of_errors = (compile_example(folder, f"header{i}", each) for i, each in enumerate(in_header))
         assert of_header and not of_errors

@@ -2,6 +2,7 @@
 
 $IDEMD_BUILD is the build directory. Nothing sleeps: one waits for the daemon's ready line, for a reply, for the end of a connection;
 each wait has a time-out that fails the test."""
+import contextlib
 import os
 import re
 import select
@@ -234,6 +235,18 @@ def complete(key, fence, body=b"", kind=pb.OUTCOME_KIND_SUCCEEDED, code=200, **f
     return pb.CompleteRequest(op=op(key), fence=fence, outcome=pb.Outcome(kind=kind, code=code, body=body), **fields)
 
 
+@contextlib.contextmanager
+def temporary_folder():
+    """Removed if what is done in it goes well."""
+    folder = tempfile.mkdtemp(prefix="idemd-")
+    try:
+        yield folder
+    except BaseException:
+        print(f"The test failed; its folder is kept: {folder}", file=sys.stderr)
+        raise
+    shutil.rmtree(folder)
+
+
 class Case(unittest.TestCase):
     """A test with daemons that are stopped - and have to drain with exit status 0 - at its end, and removed if it passed."""
 
@@ -241,6 +254,18 @@ class Case(unittest.TestCase):
         daemon = Daemon(*options, **how)
         self.addCleanup(lambda: daemon.close(keep=not self._outcome.success))
         return daemon
+
+    def temporary(self, parent=None):
+        """A folder that is removed at the end if the test passed."""
+        def finish():
+            if self._outcome.success:
+                shutil.rmtree(folder)
+            else:
+                print(f"The test failed; its folder is kept: {folder}", file=sys.stderr)
+
+        folder = tempfile.mkdtemp(prefix="idemd-", dir=parent)
+        self.addCleanup(finish)
+        return folder
 
     def client(self, daemon, **how):
         client = Client(daemon, **how)

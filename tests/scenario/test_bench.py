@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import unittest
 
 import harness
@@ -19,8 +18,7 @@ REDIS = shutil.which("redis-server") or "/usr/bin/redis-check-rdb"
 
 class Bench(harness.Case):
     def setUp(self):
-        self.folder = tempfile.mkdtemp(prefix="idem-bench-test-")
-        self.addCleanup(shutil.rmtree, self.folder)
+        self.folder = self.temporary()
 
     def bench(self, *options, status=0):
         done = subprocess.run([BENCH, *options, "--json", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -61,8 +59,7 @@ class Bench(harness.Case):
         self.bench("--target", empty, "--scenario", "replay", *keys, "--stored", "--seconds", "0.3", status=70)
 
     def redis(self):
-        folder = tempfile.mkdtemp(prefix="redis-")
-        self.addCleanup(shutil.rmtree, folder)
+        folder = self.temporary()
         path = os.path.join(folder, "s")
         process = subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder, "--save", "",
                                     "--appendonly", "yes", "--appendfsync", "always"],
@@ -121,8 +118,7 @@ class Bench(harness.Case):
 
     def test_the_comparison(self):
         """Only that it runs and writes its results: the cells that take little time, with little stored."""
-        work = tempfile.mkdtemp(prefix="compare-test-", dir=harness.BUILD)  # on a disk, which /tmp need not be
-        self.addCleanup(shutil.rmtree, work)
+        work = self.temporary(harness.BUILD)  # on a disk, which /tmp need not be
         command = [os.path.join(harness.TOP, "bench", "compare"), "--build", harness.BUILD, "--work", work, "--output", self.folder,
                    "--rounds", "1", "--seconds", "0.3", "--millions", "0.002"]
         cells = "claim-50x16|replay-50|cycle-1|floors|hot-key|stored|memory|start|stored-redis|written"

@@ -69,7 +69,7 @@ class Starting(Process):
         daemon = self.daemon()
         before = self.client(daemon).begin("k")
         second = self.run_daemon("--data", daemon.data, "--listen", "unix:" + daemon.folder + "/other")
-        self.assert_fails(second, 75, daemon.data)
+        self.assert_fails(second, 75, daemon.data, f"process {daemon.process.pid}")
         self.assertEqual(before.answer, EXECUTE)
         self.assertEqual(self.client(daemon).begin("k").answer, RUNNING)
 
