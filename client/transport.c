@@ -2,6 +2,7 @@
 #include "client/transport.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -78,9 +79,23 @@ bool transport_address_good(const char *address)
     return strncmp(address, "tcp:", 4) == 0 && split(address + 4, host, sizeof host, &port);
 }
 
+/* A program that has closed its standard output must not write into our socket: it gets none of these numbers. */
+static int open_socket(int family)
+{
+    const int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || fd > STDERR_FILENO)
+        return fd;
+    const int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    const int failed = errno;
+    close(fd);
+    errno = failed;
+    return higher;
+}
+
 static int start_connect(const struct sockaddr *name, socklen_t size, uint64_t deadline_ms)
 {
-    const int fd = socket(name->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const int fd = open_socket(name->sa_family);
     int failed = 0;
     socklen_t failed_bytes = sizeof failed;
 

@@ -278,3 +278,28 @@ class Case(unittest.TestCase):
         while not condition():
             self.assertLess(time.monotonic(), end, what)
             select.select([], [], [], 0.01)
+
+
+class CommandCase(Case):
+    """A test of the idem command, with a daemon."""
+
+    def setUp(self):
+        self.server = self.daemon()
+
+    def environment(self, address=None, **more):
+        environment = {**os.environ, "IDEM_ADDRESS": address or self.server.addresses[0], **more}
+        environment.pop("IDEM_NAMESPACE", None)
+        return environment
+
+    def idem(self, *words, data=None, address=None, **how):
+        return subprocess.run([IDEM, *words], input=data, capture_output=True, timeout=PATIENCE, env=self.environment(address), **how)
+
+    def fields(self, *words, expect=0):
+        done = self.idem(*words)
+        self.assertEqual(done.returncode, expect, done.stderr)
+        return dict(line.split(" ", 1) for line in done.stdout.decode().splitlines())
+
+    @staticmethod
+    def content(path):
+        with open(path, encoding="utf-8") as file:
+            return file.read()

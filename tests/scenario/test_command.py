@@ -8,23 +8,10 @@ import socket
 import subprocess
 import unittest
 
-from harness import BUILD, Case, IDEM, IDEMD, PATIENCE, TOP, pb
+from harness import BUILD, CommandCase, IDEM, IDEMD, PATIENCE, TOP, pb
 
 
-class Command(Case):
-    def setUp(self):
-        self.server = self.daemon()
-
-    def idem(self, *words, data=None, address=None):
-        environment = {**os.environ, "IDEM_ADDRESS": address or self.server.addresses[0]}
-        environment.pop("IDEM_NAMESPACE", None)
-        return subprocess.run([IDEM, *words], input=data, capture_output=True, timeout=PATIENCE, env=environment)
-
-    def fields(self, *words, expect=0):
-        done = self.idem(*words)
-        self.assertEqual(done.returncode, expect, done.stderr)
-        return dict(line.split(" ", 1) for line in done.stdout.decode().splitlines())
-
+class Command(CommandCase):
     def test_one_call_each(self):
         begun = self.fields("begin", "--key", "k", "--operation", "pay", "--input", "hex:0001ff", "--lease", "1h",
                             "--fingerprint", "hex:aabb", "--wait", "0s")
@@ -201,11 +188,6 @@ class Command(Case):
         self.assertNotEqual(first, second)
         self.assertEqual((len(first), first[14:15]), (37, b"7"))
         self.assertEqual(self.idem("key", "--name", "x").stdout, self.idem("key", "--name", "x").stdout)
-
-    @staticmethod
-    def content(path):
-        with open(path, encoding="utf-8") as file:
-            return file.read()
 
     def run_twice(self, *words, data=None):
         return self.idem("run", *words, data=data), self.idem("run", *words, data=data)
