@@ -9,7 +9,7 @@ import time
 
 from .run import Run
 
-SUITES = ["power"]
+SUITES = ["power", "walks"]
 
 
 def duration(text):

@@ -50,6 +50,10 @@ class Run:
             return self._cases
         return None if self._budget is not None else small_share
 
+    def budget(self):
+        """How long (seconds) the command line wants it to look; None: it does not say."""
+        return self._budget
+
     def ends(self):
         """When (time.monotonic) no further case is to begin; infinity if only a number of cases was asked for."""
         return float("inf") if self._budget is None else self._started + self._budget
