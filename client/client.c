@@ -536,7 +536,7 @@ static idem_error not_connected(idem_client *client, int failed)
 {
     char what[256];
 
-    snprintf(what, sizeof what, "%s%s", strerror(failed),
+    snprintf(what, sizeof what, "%s%s", failed == ENXIO ? "the host's name is not known" : strerror(failed),
              failed == ENOENT || failed == ECONNREFUSED ? ": is idemd running there?"
              : failed == EACCES                         ? ": the socket's mode and group do not let this user connect"
                                                         : "");

@@ -102,7 +102,11 @@ idem_error client_fail_status(idem_client *client, const Idem__V1__Status *statu
     const unsigned code = (unsigned)status->code;
     const idem_error error = code < sizeof of_code / sizeof of_code[0] ? of_code[code] : IDEM_OK;
 
-    client_fail(client, error, status->message);
+    /* Where there is no connection, all that went wrong is told with the address. */
+    if (client->greeting)
+        client_fail_there(client, error, status->message);
+    else
+        client_fail(client, error, status->message);
     snprintf(client->reason, sizeof client->reason, "%s", status->reason);
     snprintf(client->field, sizeof client->field, "%s", status->field);
     client->retry_after_ms = status->retry_after_ms;

@@ -135,7 +135,7 @@ static int connect_tcp(const char *host_port, uint64_t deadline_ms)
     int fd = -1;
 
     if (!split(host_port, host, sizeof host, &port) || getaddrinfo(host, port, &hints, &found) != 0) {
-        errno = EHOSTUNREACH;
+        errno = ENXIO;
         return -1;
     }
     for (const struct addrinfo *one = found; one; one = one->ai_next)

@@ -10,9 +10,9 @@
 uint64_t transport_now_ms(void);
 /* Is it "unix:/path" or "tcp:host:port"? */
 bool transport_address_good(const char *address);
-/* Connects. Returns a non-blocking descriptor, or -1: errno says why (ETIMEDOUT at the deadline). A host name is looked
- * up by getaddrinfo, which knows no deadline: give an address where that matters. Of a name's addresses each is given
- * its share of the time. */
+/* Connects. Returns a non-blocking descriptor, or -1: errno says why (ETIMEDOUT at the deadline, ENXIO if
+ * a host's name is not known). A host name is looked up by getaddrinfo, which knows no deadline: give an address where
+ * that matters. Of a name's addresses each is given its share of the time. */
 int transport_connect(const char *address, uint64_t deadline_ms);
 /* Sends all of it. False: errno says why. */
 bool transport_send(int fd, const uint8_t *data, size_t size, uint64_t deadline_ms);

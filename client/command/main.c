@@ -56,7 +56,7 @@ int command_failed(const struct command *command, idem_error error)
     const char *message = idem_message(command->client);
 
     if (error == IDEM_ERR_UNREACHABLE) {
-        command_say("%s: not reachable: %s", idem_address(command->client), message);
+        command_say("not reachable: %s", message);
         return EXIT_UNREACHABLE;
     }
     command_say("%s%s%s", idem_error_name(error), *message ? ": " : "", message);

@@ -143,6 +143,7 @@ static void connecting_where_nobody_listens_fails(void **state)
     assert_int_equal(transport_connect("unix:/nonexistent/socket", transport_now_ms() + LONG_MS), -1);
     assert_int_equal(errno, ENOENT);
     assert_int_equal(transport_connect("tcp:256.256.256.256:1", transport_now_ms() + LONG_MS), -1);
+    assert_int_equal(errno, ENXIO);
 }
 
 /* A listener of ours on a port of the system's choice. */
