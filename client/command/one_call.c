@@ -7,6 +7,7 @@
 
 #include "client/calls.h"
 #include "client/client.h"
+#include "client/command/show.h"
 
 static const struct meaning begin_exits[] = {
     {"0", "execute: it may run"},
@@ -43,10 +44,16 @@ static bool is_call(const ProtobufCFieldDescriptor *field)
 static ProtobufCMessage *message;
 static const ProtobufCFieldDescriptor *called;
 
+static bool prometheus;
+
 static const char *set(void *user, const char *name, const char *value)
 {
     const ProtobufCMessageDescriptor *descriptor = user;
 
+    if (strcmp(name, "prometheus") == 0) {
+        prometheus = true;
+        return NULL;
+    }
     if (!message) {
         message = command_need(malloc(descriptor->sizeof_message));
         descriptor->message_init(message);
@@ -154,6 +161,41 @@ static int exit_of(const Idem__V1__Response *response)
     }
 }
 
+static void print(const struct command *command, const Idem__V1__Response *response)
+{
+    const ProtobufCMessage *result = &response->hello->base;
+
+    if (command->json) {
+        message_print_json(stdout, result);
+        putchar('\n');
+    } else if (response->result_case == IDEM__V1__RESPONSE__RESULT_LIST) {
+        show_list(stdout, response->list);
+    } else if (prometheus) {
+        show_prometheus(stdout, response->stats);
+    } else if (response->result_case == IDEM__V1__RESPONSE__RESULT_STATS) {
+        show_stats(stdout, response->stats);
+    } else {
+        message_print_text(stdout, result);
+    }
+}
+
+/* A page may be empty and not be the last one. */
+static idem_error exchange(const struct command *command, Idem__V1__Request *request, uint32_t wait_ms)
+{
+    idem_client *client = command->client;
+
+    for (;;) {
+        client_begin_call(client);
+        const idem_error error =
+            client_exchange(client, request, client_deadline(client, command->timeout_ms, wait_ms));
+        const Idem__V1__Response *response = client->response;
+        if (error != IDEM_OK || response->result_case != IDEM__V1__RESPONSE__RESULT_LIST ||
+            response->list->n_operations || !response->list->cursor.len)
+            return error;
+        request->list->cursor = response->list->cursor; /* good until the next page is here */
+    }
+}
+
 static int run(struct command *command, int argc, char **argv)
 {
     const ProtobufCMessageDescriptor *descriptor = called->descriptor;
@@ -169,17 +211,12 @@ static int run(struct command *command, int argc, char **argv)
     request.call_case = (Idem__V1__Request__CallCase)called->id;
     request.hello = (Idem__V1__HelloRequest *)(void *)message;
     const uint32_t wait_ms = fill_defaults(command, &request);
-    client_begin_call(command->client);
-    error = client_exchange(command->client, &request, client_deadline(command->client, command->timeout_ms, wait_ms));
+    if (prometheus && command->json)
+        return command_misuse("--prometheus and --json are two formats");
+    error = exchange(command, &request, wait_ms);
     if (error != IDEM_OK)
         return command_failed(command, error);
-    const ProtobufCMessage *result = &command->client->response->hello->base;
-    if (command->json) {
-        message_print_json(stdout, result);
-        putchar('\n');
-    } else {
-        message_print_text(stdout, result);
-    }
+    print(command, command->client->response);
     return exit_of(command->client->response);
 }
 
@@ -214,7 +251,7 @@ static void find_texts(struct subcommand *subcommand)
 bool one_call_at(unsigned at, struct subcommand *subcommand)
 {
     const ProtobufCMessageDescriptor *request = &idem__v1__request__descriptor;
-    static struct option_line lines[MESSAGE_OPTIONS_MAX];
+    static struct option_line lines[MESSAGE_OPTIONS_MAX + 1];
 
     for (unsigned i = 0; i < request->n_fields; i++) {
         if (!is_call(&request->fields[i]) || at-- > 0)
@@ -228,6 +265,9 @@ bool one_call_at(unsigned at, struct subcommand *subcommand)
             .needs_client = true,
             .run = run,
         };
+        if (strcmp(called->name, "stats") == 0)
+            lines[subcommand->table.count++] =
+                (struct option_line){"prometheus", NULL, "print it for Prometheus, in its text format", 0};
         find_texts(subcommand);
         return true;
     }

@@ -36,12 +36,90 @@ class Command(CommandCase):
         self.fields("complete", "--key", "k", "--fence", fence, "--kind", "failed", expect=16)
         self.fields("forget", "--key", "k", "--revision", got["info.revision"])
         self.assertEqual(self.idem("get", "--key", "k").returncode, 17)
-        self.assertIn("operations.0.op.key", {**self.fields("begin", "--key", "l"), **self.fields("list")})
-        shown = self.fields("stats")
-        at = {value: key.rpartition(".")[0] for key, value in shown.items() if key.endswith(".name")}
-        bucket, count = at["idemd_flush_seconds_bucket"], at["idemd_flush_seconds_count"]  # the last bucket of its name
-        self.assertEqual((shown[bucket + ".labels.0.name"], shown[bucket + ".labels.0.value"]), ("le", "+Inf"))
-        self.assertEqual(float(shown[bucket + ".value"]), float(shown[count + ".value"]))
+
+    def listed(self, *words):
+        """The table of `idem list`, as a dict a line. The columns are where the headings are."""
+        lines = self.idem("list", *words).stdout.decode().splitlines()
+        starts = [found.start() for found in re.finditer(r"\S+", lines[0])] if lines else []
+        cut = [[line[start:end].strip() for start, end in zip(starts, starts[1:] + [None])] for line in lines]
+        return [dict(zip(cut[0], row)) for row in cut[1:]]
+
+    def test_list(self):
+        self.assertEqual(self.idem("list").stdout, b"")
+        self.fields("-n", "team", "--caller", "gr\u00fcn", "begin", "--key", "a", "--operation", "POST /charges", "--owner", "api 7")
+        self.idem("run", "--key", "failed", "--on-failure", "keep", "--", "false")
+        self.idem("run", "--key", "unsure", "--", "false")
+        self.idem("run", "--key", "good", "--", "true")
+        rows = {row["KEY"]: row for row in self.listed()}
+        self.assertEqual({key: row["STATE"] for key, row in rows.items()},
+                         {"a": "running", "failed": "failed", "unsure": "interrupted", "good": "succeeded"})
+        running = rows["a"]
+        self.assertEqual([running[name] for name in ("NAMESPACE", "CALLER", "ATTEMPT", "ENDED", "EXPIRES", "OPERATION", "OWNER")],
+                         ["team", "gr\u00fcn", "1", "-", "-", "POST /charges", "api 7"])
+        for name in ("BEGUN", "ENDED", "EXPIRES"):
+            self.assertRegex(rows["good"][name], r"^20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ$")
+        self.assertEqual([row["KEY"] for row in self.listed("-n", "team")], ["a"])
+        self.assertEqual([row["KEY"] for row in self.listed("--state", "interrupted")], ["unsure"])
+        # Page by page, as it says.
+        keys, words = [], ["--limit", "1"]
+        while words:
+            page = self.idem("list", *words)
+            keys += [line.split()[2] for line in page.stdout.decode().splitlines()[1:]]
+            words = ["--limit", "1"] + page.stderr.decode().split(": ", 2)[2].split() if page.stderr else []
+        self.assertEqual(sorted(keys), sorted(rows))
+
+    def test_stats(self):
+        self.idem("run", "--key", "k", "--", "true")
+        text = self.idem("stats").stdout.decode()
+        for line in (r"idemd_running +0 +operations with an owner", r"idemd_store_quota_bytes +8\.0 GiB ", r"idemd_started_ms +20\d\d-.*Z ",
+                     r"idemd_calls_total call=begin code=OK +1 ", r"idemd_flush_seconds +[1-9]\d*, mean [0-9.]+.?s, half <= .*, 99% <= "):
+            self.assertRegex(text, "(?m)^" + line)
+        self.assertNotIn("_bucket", text)
+        self.assertEqual(self.idem("--json", "stats", "--prometheus").returncode, 64)
+        text = self.idem("stats", "--prometheus").stdout.decode()
+        families, values = {}, {}
+        for line in text.splitlines():
+            if line.startswith("#"):
+                _, what, name, rest = line.split(" ", 3)
+                self.assertNotIn((what, name), families)
+                families[what, name] = rest
+                continue
+            sample = re.fullmatch(r'(([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})?) (\S+)', line)
+            self.assertTrue(sample, line)
+            self.assertNotIn(sample[1], values)
+            values[sample[1]] = float(sample[4])
+            family = name if sample[2] in (name, name + "_bucket", name + "_sum", name + "_count") else None
+            self.assertEqual(family, name, "a series stands with its metric")
+            self.assertEqual(families["TYPE", name], "histogram" if sample[2] != name else
+                             "counter" if name.endswith("_total") else "gauge")
+        self.assertEqual(values['idemd_flush_seconds_bucket{le="+Inf"}'], values["idemd_flush_seconds_count"])
+        self.assertEqual(values['idemd_calls_total{call="begin",code="OK"}'], 1)
+        of_one = self.idem("-n", "default", "stats", "--prometheus").stdout.decode()
+        self.assertIn('{namespace="default"} 0', of_one)
+
+    def test_what_came_from_elsewhere_is_escaped(self):
+        """A title for the terminal, C1 controls, what turns the direction of writing around, a line of its own: in every text."""
+        bad = "x\x1b]0;t\x07\x7f\u009b31m\u202e\u2066\u200f\u061c\u2028\nidem: all is well"
+        harmful = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c\u2028\u2029]"
+        names = ["-n", bad[:-20], "--caller", bad]
+        fence = self.fields(*names, "begin", "--key", bad, "--operation", bad, "--owner", bad, "--lease", "1h")["grant.fence"]
+        self.fields(*names, "checkpoint", "--key", bad, "--fence", fence, "--name", bad)
+        run = [*names, "run", "--key", bad, "--operation", bad, "--", "true"]
+        outs = [self.idem(*names, "get", "--key", bad), self.idem("list"), self.idem(*names, "stats"),
+                self.idem(*names, "stats", "--prometheus"), self.idem(*names, "begin", "--key", bad, "--operation", bad),
+                self.idem(*names, "get", "--key", bad + bad * 4), self.idem("--json", "list"), self.idem("begin", "--key", "k", "--lease", bad),
+                self.idem(bad), self.idem("get", "--" + bad), self.idem("get", "--key", "k", bad),
+                self.idem("--timeout", "1ms", "get", "--key", "k", address="unix:/" + bad), self.idem(*run)]
+        self.fields(*names, "release", "--key", bad, "--fence", fence, "--effect", "unknown")
+        outs += [self.idem(*run), self.idem(*names, "run", "--key", "gone", "--", bad)]
+        for out in outs:
+            for text in (out.stdout.decode(), out.stderr.decode()):
+                self.assertNotRegex(text, harmful, out.args)
+                self.assertNotRegex(text, "(?m)^idem: all is well")
+        self.assertIn(r"info.owner x\x1b]0;t\x07\x7f\u009b31m\u202e\u2066\u200f\u061c\u2028\x0aidem: all is well", outs[0].stdout.decode())
+        self.assertEqual(json.loads(outs[6].stdout)["operations"][0]["op"]["key"], bad)
+        # What a command wrote is the command's, byte for byte.
+        self.assertEqual(self.idem("run", "--key", "raw", "--", "printf", "%s", bad).stdout.decode(), bad)
 
     def test_interrupted(self):
         fence = self.fields("begin", "--key", "k")["grant.fence"]

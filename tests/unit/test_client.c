@@ -2,15 +2,18 @@
  * parts. */
 #include "client/idem.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include "client/client.h"
 #include "client/memory.h"
 #include "client/transport.h"
 #include "tests/unit/fake_server.h"
@@ -665,9 +668,41 @@ static void each_allocation_can_fail(void **state)
     fake_server_stop(&server);
 }
 
+/* ---- Descriptors --------------------------------------------------------------------- */
+
+/* In a program that has closed them, what is printed must not reach the daemon. Standard output is left open here: the
+ * test's own results go there. */
+static void the_socket_is_none_of_the_standard_descriptors(void **state)
+{
+    const idem_begin_request request = {.op = {.key = "k"}};
+    struct ran ran = {.says = IDEM_DONE_SUCCEEDED};
+    struct fake_server server;
+    idem_begin_reply reply;
+    int saved[3];
+
+    (void)state;
+    fake_server_start(&server, run_script, &ran);
+    for (int fd = 0; fd < 3; fd += 2)
+        assert_true((saved[fd] = fcntl(fd, F_DUPFD_CLOEXEC, 10)) >= 0);
+    close(STDIN_FILENO);
+    close(STDERR_FILENO);
+    idem_client *client = open_client(&server, 0);
+    const idem_error error = idem_begin(client, &request, 0, &reply);
+    const int fd = client->fd;
+    idem_close(client);
+    fake_server_stop(&server);
+    for (int standard = 0; standard < 3; standard += 2) {
+        dup2(saved[standard], standard);
+        close(saved[standard]);
+    }
+    assert_int_equal(error, IDEM_OK);
+    assert_in_range(fd, 3, 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_socket_is_none_of_the_standard_descriptors),
         cmocka_unit_test(a_late_reply_is_given_to_nobody),
         cmocka_unit_test(a_lost_reply_is_asked_for_again),
         cmocka_unit_test(nobody_there),
