@@ -131,7 +131,7 @@ void engine_close(struct engine *engine)
         return;
     for (struct parked *parked; (parked = some_parked(engine));)
         decide_unpark(engine, parked);
-    for (uint32_t i = 0; i < engine->lives.count; i++) {
+    for (uint32_t i = lives_find(&engine->lives, 0); i < engine->lives.count; i = lives_next(&engine->lives, i)) {
         struct operation *operation = engine->lives.at[i].operation;
         if (!operation)
             continue;
@@ -147,7 +147,7 @@ void engine_close(struct engine *engine)
     table_free(&engine->recovered);
     mem_free(engine->retired);
     blob_release(engine->scratch);
-    mem_free(engine->lives.at);
+    lives_free(&engine->lives);
     deadlines_free(&engine->leases);
     deadlines_free(&engine->waits);
     index_free(engine->index);
@@ -435,8 +435,7 @@ struct engine_counts engine_counts(const struct engine *engine)
         .waiting_bytes = engine->waiting_bytes,
         .memory_bytes = engine->record_bytes + engine->space_bytes + table_memory_bytes(&engine->spaces) +
                         table_memory_bytes(&engine->recovered) + engine->lives.capacity * sizeof(struct life) +
-                        (engine->lives.count - engine->lives.holes) * sizeof(struct operation) +
-                        index_memory_bytes(engine->index),
+                        lives_operations(&engine->lives) * sizeof(struct operation) + index_memory_bytes(engine->index),
     };
 }
 
@@ -458,7 +457,8 @@ void engine_check(const struct engine *engine)
     table_check(&engine->recovered);
     for (uint32_t i = 0; i < engine->waits.count; i++)
         waiting += ((const struct parked *)(const void *)engine->waits.heap[i])->operation == NULL;
-    for (uint32_t i = 0; i < engine->lives.count; i++) {
+    lives_check(&engine->lives);
+    for (uint32_t i = lives_find(&engine->lives, 0); i < engine->lives.count; i = lives_next(&engine->lives, i)) {
         const struct operation *operation = engine->lives.at[i].operation;
         if (!operation)
             continue;

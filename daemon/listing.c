@@ -304,7 +304,7 @@ static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t
 {
     const struct lives *lives = &page->engine->lives;
 
-    for (uint32_t i = operation_position(page->engine, life); i < lives->count; i++) {
+    for (uint32_t i = lives_find(lives, life); i < lives->count; i = lives_next(lives, i)) {
         struct operation *operation = lives->at[i].operation;
         struct found found = {.operation = operation, .there = true};
 

@@ -47,60 +47,6 @@ static bool unflushed(const struct operation *operation)
     return operation->stage == STAGE_OPEN || operation->stage == STAGE_FLIGHT;
 }
 
-enum { LIVES_LEAST = 4096 };
-
-static void lives_squeeze(struct lives *lives)
-{
-    uint32_t kept = 0;
-
-    for (uint32_t i = 0; i < lives->count; i++)
-        if (lives->at[i].operation)
-            lives->at[kept++] = lives->at[i];
-    lives->count = kept;
-    lives->holes = 0;
-    /* What a busy minute took is given back. */
-    if (lives->capacity > LIVES_LEAST && kept < lives->capacity / 8) {
-        lives->capacity /= 4;
-        lives->at = mem_resize(lives->at, lives->capacity * sizeof *lives->at);
-    }
-}
-
-static void lives_append(struct lives *lives, struct operation *operation)
-{
-    assert(lives->count == 0 || lives->at[lives->count - 1].life < operation->life);
-    if (lives->count == lives->capacity) {
-        lives->capacity = lives->capacity ? lives->capacity * 2 : 64;
-        lives->at = mem_resize(lives->at, lives->capacity * sizeof *lives->at);
-    }
-    lives->at[lives->count++] = (struct life){operation->life, operation};
-}
-
-uint32_t operation_position(const struct engine *engine, uint64_t life)
-{
-    uint32_t low = 0, high = engine->lives.count;
-
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        if (engine->lives.at[middle].life < life)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static void lives_remove(struct engine *engine, struct operation *operation)
-{
-    struct lives *lives = &engine->lives;
-    const uint32_t position = operation_position(engine, operation->life);
-
-    assert(position < lives->count && lives->at[position].operation == operation);
-    lives->at[position].operation = NULL;
-    lives->holes++;
-    if (lives->holes > 64 && lives->holes > lives->count / 2)
-        lives_squeeze(lives);
-}
-
 /* ---- Grants of Recover, by attempt id ------------------------------------------- */
 
 static struct operation *of_recovered(struct table_entry *entry)
@@ -197,7 +143,7 @@ static struct operation *make(struct engine *engine, uint64_t hash, uint64_t lif
     operation->hash = hash;
     operation->life = life;
     index_add(engine->index, hash, operation_entry(operation));
-    lives_append(&engine->lives, operation);
+    lives_append(&engine->lives, operation->life, operation);
     return operation;
 }
 
@@ -214,7 +160,7 @@ static void forget(struct engine *engine, struct operation *operation)
 {
     assert(operation->waiters.count == 0);
     set_stage(engine, operation, STAGE_APPLIED);
-    lives_remove(engine, operation);
+    lives_remove(&engine->lives, operation->life, operation);
     engine->record_bytes -= operation->record_bytes;
     operation_discard(operation);
 }
@@ -335,10 +281,10 @@ static void begin_life(struct engine *engine, struct operation *operation, uint6
     if (operation->life == life)
         return;
     assert(operation->state == RECORD_ABSENT);
-    lives_remove(engine, operation);
+    lives_remove(&engine->lives, operation->life, operation);
     operation->life = life;
     operation->replays = 0;
-    lives_append(&engine->lives, operation);
+    lives_append(&engine->lives, operation->life, operation);
 }
 
 static struct operation *change_put(struct engine *engine, struct found *found, const struct call *call,

@@ -6,6 +6,7 @@
 #include "daemon/deadline.h"
 #include "daemon/engine.h"
 #include "daemon/index.h"
+#include "daemon/lives.h"
 #include "daemon/parked.h"
 #include "daemon/table.h"
 
@@ -81,16 +82,6 @@ struct operation {
     struct operation_link named;        /* INTERRUPTED: those of its namespace and name */
     struct space *space;                /* RUNNING: its namespace's; INTERRUPTED: its name's, where it has one */
     struct table_entry recovered_entry; /* recovered: by namespace and attempt id */
-};
-
-/* Every operation in memory, ordered by life, so that List can go on where it was. Holes are squeezed out now and then.
- */
-struct lives {
-    struct life {
-        uint64_t life;
-        struct operation *operation; /* NULL: a hole */
-    } * at;
-    uint32_t count, capacity, holes;
 };
 
 enum { REPLAYS_KEPT = 4096, LATE = 16 };
@@ -215,9 +206,6 @@ uint32_t operation_hash(const struct engine *engine, struct bytes namespace, str
  * most as many as one Recover grants are, and a few others. */
 struct operation *operation_recovered(const struct engine *engine, struct bytes namespace, struct bytes attempt_id,
                                       const struct operation *after);
-/* The first operation in memory whose life is at least `life`, as a position in lives. */
-uint32_t operation_position(const struct engine *engine, uint64_t life);
-
 static inline uint64_t operation_lease_time(const struct engine *engine, const struct now *now)
 {
     return now->boot_ms - engine->stalled_ms;

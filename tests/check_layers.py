@@ -16,7 +16,7 @@ ROOMS = {
     "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables",
                "daemon/directory", "daemon/origin", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
-    "engine": (["daemon/engine", "daemon/operation", "daemon/space", "daemon/binding", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
+    "engine": (["daemon/engine", "daemon/operation", "daemon/space", "daemon/binding", "daemon/lives", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
                ["rules", "store", "tables", "record", "base", "wire"]),
     "service": (["daemon/service", "daemon/request", "daemon/response", "daemon/arena", "daemon/held", "daemon/notes"],
                 ["engine", "rules", "store", "tables", "record", "base", "scan", "wire"]),
