@@ -15,6 +15,7 @@
 enum {
     LOOKED_AT_MAX = 1024, /* operations one List looks at at most */
     LOOKED_AT_LEAST = 16, /* and though others have looked at all that a turn may look at */
+    REFUSED_MAX = 64,     /* Recovers that wait and are refused for want of room when one operation is interrupted */
     UNREADABLE_MAX = 16,  /* operations with a value that does not read, which one Recover passes over */
     AROUND_BYTES = 256,   /* of an answer, around each record: tags, times, lengths */
     CURSOR_BYTES = 9,
@@ -237,14 +238,19 @@ void listing_recover_ended(struct engine *engine, const struct asker *asker, con
         return;
     page_open(&page, engine, asker->call, now);
     recover_again(&page, asker);
-    page_reply(&page, asker, (struct bytes){0});
+    if (page.count == 0) {
+        page.limit = 1;
+        recover_new(&page, asker);
+    }
+    if (!page.refused)
+        page_reply(&page, asker, (struct bytes){0});
     page_close(&page);
 }
 
 /* Offers an interrupted operation to a Recover that waits. False: that goes on waiting, since nobody can be granted it.
  */
 static bool recover_parked(struct engine *engine, struct parked *parked, struct operation *operation,
-                           const struct now *now)
+                           const struct now *now, uint32_t *refused)
 {
     const struct asker asker = decide_asker(parked);
     struct page page;
@@ -259,6 +265,7 @@ static bool recover_parked(struct engine *engine, struct parked *parked, struct 
     if (page.count == 0)
         recover_one(&page, &asker, operation, false);
     const bool answered = page.count > 0 || page.refused;
+    *refused += page.refused;
     if (page.count > 0)
         page_reply(&page, &asker, (struct bytes){0});
     page_close(&page);
@@ -270,10 +277,12 @@ static bool recover_parked(struct engine *engine, struct parked *parked, struct 
 void listing_serve_recovers(struct engine *engine, struct operation *operation, const struct now *now)
 {
     struct parked *parked;
+    uint32_t refused = 0;
 
-    /* Each that is looked at waits no longer, but for the last. */
-    while (operation->state == RECORD_INTERRUPTED && (parked = space_first_recover(operation)))
-        if (!recover_parked(engine, parked, operation, now))
+    /* Each that is looked at waits no longer, but for the last. Where there is no room, the rest are told so when
+     * something else is interrupted, or at the end of their waits. */
+    while (operation->state == RECORD_INTERRUPTED && refused < REFUSED_MAX && (parked = space_first_recover(operation)))
+        if (!recover_parked(engine, parked, operation, now, &refused))
             return;
 }
 

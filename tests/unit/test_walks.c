@@ -409,6 +409,30 @@ static void dead_waiters_are_looked_at_once(void **state)
     end();
 }
 
+/* Where there is no room, not all that wait are refused at once. At the end of its wait each is told how it is then. */
+static void refusals_for_want_of_room_are_few_at_a_time(void **state)
+{
+    enum { WAITERS = 200, REFUSED_MAX = 64 };
+    struct party party = {0}, waiter = {0};
+
+    (void)state;
+    begin(&party, "n", 0, "pay", false);
+    for (uint32_t i = 0; i < WAITERS; i++)
+        recover(&waiter, "n", "", 1, 10000 + (i == WAITERS - 1), NULL);
+    fake_store_set_full(world.store, true);
+    interrupt_all();
+    assert_int_equal(world.refusals, REFUSED_MAX);
+    assert_int_equal(waiter.parked_count, WAITERS - REFUSED_MAX);
+    world.now.boot_ms += 10000 - policy.lease_ms;
+    settle();
+    assert_int_equal(world.refusals, WAITERS - 1);
+    fake_store_set_full(world.store, false);
+    world.now.boot_ms += 1;
+    settle();
+    assert_true(waiter.parked_count == 0 && world.told.count == 1);
+    end();
+}
+
 /* What cannot be granted, because its input does not read, hides nothing, and is not read each time. */
 static void what_does_not_read_is_passed_over(void **state)
 {
@@ -765,6 +789,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_recover_sent_again_reads_its_own, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_waiting_recover_sent_twice_gets_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(dead_waiters_are_looked_at_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(refusals_for_want_of_room_are_few_at_a_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_does_not_read_is_passed_over, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lists_of_a_turn_look_at_so_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_list_ends, set_up, tear_down),
