@@ -256,7 +256,7 @@ static size_t add_histogram(struct table *table, const Idem__V1__StatsResponse *
 {
     const char *name = stats->metrics[first]->name;
     size_t end = first;
-    char text[2 * CELL_BYTES] = "0", mean[32], half[32], most[32];
+    char text[2 * CELL_BYTES] = "0", mean[32], half[40], most[40];
 
     while (end < stats->n_metrics && strcmp(stats->metrics[end]->name, name) == 0)
         end++;
