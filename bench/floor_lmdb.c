@@ -64,7 +64,10 @@ static void read_clock(void)
 
 static bool open_store(const struct load_options *options)
 {
-    const struct store_options how = {.directory = floor_lmdb.folder, .quota_bytes = QUOTA_BYTES, .wake = on_wake};
+    const struct store_options how = {.directory = floor_lmdb.folder,
+                                      .quota_bytes = QUOTA_BYTES,
+                                      .values_bytes_max = options->body_bytes + BODY_AROUND_BYTES,
+                                      .wake = on_wake};
     const struct store_visitor nothing = {on_unfinished, on_finished, NULL};
     struct store_error error;
 

@@ -20,6 +20,7 @@ struct header {
     uint8_t boot_id[16];
 };
 _Static_assert(sizeof(struct header) == BATCH_HEADER_BYTES, "no holes");
+_Static_assert(CHANGE_HEADER_BYTES_MAX + RECORD_BYTES_MAX <= BATCH_CHANGE_BYTES_MAX, "what is said of a change holds");
 _Static_assert(sizeof(((struct clock_mark *)0)->boot_id) == 16, "a boot id is 16 bytes");
 
 /* ---- Writing -------------------------------------------------------------------- */

@@ -36,7 +36,11 @@
 
 #include "daemon/store.h"
 
-enum { BATCH_HEADER_BYTES = 96, BATCH_ALIGN_BYTES = 4096 };
+enum {
+    BATCH_HEADER_BYTES = 96,
+    BATCH_ALIGN_BYTES = 4096,
+    BATCH_CHANGE_BYTES_MAX = RECORD_BYTES_MAX + 256, /* what a change takes at most, beside its values */
+};
 
 /* A batch being filled. */
 struct batch {
@@ -48,6 +52,15 @@ struct batch {
 /* Starts a new one, whose first change is number `next`. Takes `bytes`, which nobody else has a reference to, to fill
  * them anew; NULL: makes some. */
 void batch_start(struct batch *batch, uint64_t next, struct blob *bytes);
+/* What a change takes at most. */
+static inline uint64_t batch_change_bytes_most(const struct store_change *change)
+{
+    uint64_t bytes = BATCH_CHANGE_BYTES_MAX;
+
+    for (int kind = 1; kind < BLOB_KINDS; kind++)
+        bytes += change->values[kind].size;
+    return bytes;
+}
 /* Of the record only what is not in its base. */
 void batch_append(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS]);
 /* Writes the header, all but place and checksums, and pads. Needs a change. */

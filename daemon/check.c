@@ -223,6 +223,7 @@ static int check_log(struct check *check, const char *path, const struct store_f
                                         .directory = path,
                                         .secret = facts->secret,
                                         .applied = state->next_number - 1,
+                                        .segment = state->log_segment,
                                         .slots = state->log_slots};
     struct store_error error;
 

@@ -70,7 +70,7 @@ static int flush_name(const char *path)
 
 static int on_make(const char *path, uint64_t bytes, int *file)
 {
-    const int fd = open_direct(path, O_CREAT | O_EXCL);
+    const int fd = open_direct(path, O_CREAT | O_TRUNC);
     int code;
 
     if (fd < 0)
@@ -133,14 +133,9 @@ static int on_write(int file, uint64_t offset, const void *data, size_t bytes)
     return 0;
 }
 
-static int on_truncate(int file, uint64_t bytes)
-{
-    return ftruncate(file, (off_t)bytes) == 0 ? 0 : errno;
-}
-
 static void on_close(int file)
 {
     close(file);
 }
 
-const struct disk disk_system = {on_open, on_make, on_size, on_read, on_write, on_truncate, on_close};
+const struct disk disk_system = {on_open, on_make, on_size, on_read, on_write, on_close};

@@ -17,15 +17,13 @@ struct disk {
     /* Opens a file that is there. ENOENT: it is not. */
     int (*open)(const char *path, int *file);
     /* Makes a file of so many zero bytes, each of them written, so that a later write changes no metadata; file and
-     * name are flushed. EEXIST: it is there. On failure nothing is left. */
+     * name are flushed. One of that name is replaced. On failure nothing is left. */
     int (*make)(const char *path, uint64_t bytes, int *file);
     int (*size)(int file, uint64_t *bytes);
     /* Reads so many bytes; what lies behind the file's end reads as zeros. */
     int (*read)(int file, uint64_t offset, void *data, size_t bytes);
     /* Writes, over the file's end too, and flushes what it wrote. After a failure nothing may be assumed of it. */
     int (*write)(int file, uint64_t offset, const void *data, size_t bytes);
-    /* Cuts a file; not flushed. */
-    int (*truncate)(int file, uint64_t bytes);
     void (*close)(int file);
 };
 

@@ -11,14 +11,17 @@
 #include "daemon/batch.h"
 #include "daemon/logging.h"
 #include "daemon/memory.h"
+#include "daemon/slot.h"
 
 enum { STAGED_BYTES_KEPT = 1024 * 1024 };
 _Static_assert((int)BATCH_ALIGN_BYTES == (int)DISK_ALIGN_BYTES, "batches are written as they are");
 
 struct slot {
-    int file;
+    int file;        /* -1: it is not there */
     uint64_t bytes;  /* of the file, written full */
     uint64_t newest; /* number of the last change in it: free when that is applied */
+    bool found;      /* recovery read a batch of this store in it */
+    bool damaged;    /* accepted: its head is written anew, or the whole file */
 };
 
 /* A batch that is to be applied. */
@@ -34,6 +37,7 @@ struct log {
     const struct disk *disk;
     char directory[4096];
     uint8_t secret[RECORD_SECRET_BYTES];
+    uint64_t change_bytes_max;
     pthread_mutex_t mutex; /* of what follows, but for found */
     struct slot slots[LOG_SLOTS_MAX];
     uint32_t slot_count;
@@ -56,11 +60,47 @@ static void slot_path(const char *directory, uint32_t slot, char path[4096 + 32]
     snprintf(path, 4096 + 32, "%s/log.%u", directory, slot);
 }
 
-static uint64_t slot_bytes(uint32_t slot)
+/* The largest batch that has room in an empty slot of so many bytes. */
+static uint64_t room_of(uint64_t slot_bytes)
 {
-    const uint64_t bytes = (uint64_t)LOG_SLOT_BYTES_FIRST << slot;
+    return slot_bytes > SLOT_FIRST_BATCH_AT ? slot_bytes - SLOT_FIRST_BATCH_AT : 0;
+}
 
-    return bytes < LOG_SLOT_BYTES_MAX ? bytes : LOG_SLOT_BYTES_MAX;
+/* What a new slot takes: each is twice the one before, and each has room for the largest change. */
+static uint64_t slot_bytes(uint32_t slot, uint64_t change_bytes_max)
+{
+    const uint64_t doubled = (uint64_t)LOG_SLOT_BYTES_FIRST << slot;
+    const uint64_t least = doubled < LOG_SLOT_BYTES_MAX ? doubled : LOG_SLOT_BYTES_MAX;
+    const uint64_t largest = batch_padded_bytes(BATCH_HEADER_BYTES + change_bytes_max);
+
+    return SLOT_FIRST_BATCH_AT + (largest > least ? largest : least);
+}
+
+/* Writes a slot's head, and flushes it. */
+static int write_head(const struct disk *disk, int file, uint32_t slot, uint64_t bytes, const uint8_t *secret)
+{
+    uint8_t *head = mem_pages(SLOT_HEAD_BYTES);
+
+    slot_write_head(head, slot, bytes, secret);
+    const int code = disk->write(file, 0, head, SLOT_HEAD_BYTES);
+    mem_free(head);
+    return code;
+}
+
+/* Makes a slot of which nobody knows yet. What an attempt that was cut off has left of it is replaced. */
+static int make_slot(const struct disk *disk, const char *path, uint32_t slot, uint64_t bytes, const uint8_t *secret,
+                     int *file)
+{
+    int made, code = disk->make(path, bytes, &made);
+
+    if (code != 0)
+        return code;
+    if ((code = write_head(disk, made, slot, bytes, secret)) != 0) {
+        disk->close(made);
+        return code;
+    }
+    *file = made;
+    return 0;
 }
 
 /* ---- Recovery ------------------------------------------------------------------ */
@@ -116,7 +156,7 @@ static bool refuse_version(const struct log *log, uint32_t slot, char version, s
 static bool find_batches(struct log *log, const uint8_t *data, uint64_t size, uint32_t slot, uint64_t applied,
                          struct store_error *error)
 {
-    uint64_t at = 0;
+    uint64_t at = SLOT_FIRST_BATCH_AT;
 
     while (at < size) {
         struct batch_header header;
@@ -129,6 +169,7 @@ static bool find_batches(struct log *log, const uint8_t *data, uint64_t size, ui
             continue;
         }
         batch_read_header(data + at, &header);
+        log->slots[slot].found = true;
         if (log->segment < header.segment)
             log->segment = header.segment;
         if (header.first > applied && header.offset == at)
@@ -138,7 +179,34 @@ static bool find_batches(struct log *log, const uint8_t *data, uint64_t size, ui
     return true;
 }
 
-static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct store_error *error)
+/* A slot that the tables know of is not as it was left. What it held may be lost, and numbers with it. */
+static bool lose_slot(struct log *log, uint32_t slot, const char *what, const struct log_options *options,
+                      struct store_error *error)
+{
+    char path[4096 + 32], text[240];
+
+    slot_path(log->directory, slot, path);
+    if (options->accept_loss) {
+        log_event(LOG_ERROR, "lost", "log", path, "reason", what, NULL);
+        log->lost = log->slots[slot].damaged = true;
+        return true;
+    }
+    snprintf(text, sizeof text, "%s; what it held may be lost: put the file back, or --accept-loss starts without it",
+             what);
+    return fail(error, 65, "is not as it was left", path, text);
+}
+
+/* Of a slot that nobody knows of, in which no batch is, nothing is asked: its making was cut off. */
+static bool check_head(struct log *log, uint32_t slot, const uint8_t *data, const struct log_options *options,
+                       struct store_error *error)
+{
+    struct slot *at = &log->slots[slot];
+    const char *damage = slot_damage(data, at->bytes, slot, log->secret);
+
+    return !damage || (slot >= options->slots && !at->found) || lose_slot(log, slot, damage, options, error);
+}
+
+static bool read_slot(struct log *log, uint32_t slot, const struct log_options *options, struct store_error *error)
 {
     struct slot *at = &log->slots[slot];
     char path[4096 + 32];
@@ -148,38 +216,56 @@ static bool read_slot(struct log *log, uint32_t slot, uint64_t applied, struct s
     slot_path(log->directory, slot, path);
     if (code != 0)
         return fail_errno(error, "cannot be read", path, code);
-    const uint64_t bytes = batch_padded_bytes(at->bytes);
+    const uint64_t padded = batch_padded_bytes(at->bytes);
+    const uint64_t bytes = padded < SLOT_HEAD_BYTES ? (uint64_t)SLOT_HEAD_BYTES : padded;
     data = mem_pages(bytes);
     code = log->disk->read(at->file, 0, data, bytes);
-    const bool good = code == 0 ? find_batches(log, data, bytes, slot, applied, error)
+    const bool good = code == 0 ? find_batches(log, data, bytes, slot, options->applied, error) &&
+                                      check_head(log, slot, data, options, error)
                                 : fail_errno(error, "cannot be read", path, code);
     at->bytes = at->bytes / BATCH_ALIGN_BYTES * BATCH_ALIGN_BYTES; /* a part at the end is written anew */
     mem_free(data);
     return good;
 }
 
-static bool open_slots(struct log *log, const struct log_options *options, struct store_error *error)
+static void close_slot(struct log *log, uint32_t slot)
+{
+    if (log->slots[slot].file >= 0)
+        log->disk->close(log->slots[slot].file);
+    log->slots[slot].file = -1;
+}
+
+/* Reads every file that is there: the tables may be one commit behind, and not know of a slot that has batches. */
+static bool read_slots(struct log *log, const struct log_options *options, struct store_error *error)
 {
     char path[4096 + 32];
 
     for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
         slot_path(log->directory, slot, path);
         const int code = log->disk->open(path, &log->slots[slot].file);
-        if (code == ENOENT && slot >= options->slots)
-            return true;
-        if (code == ENOENT && options->accept_loss &&
-            log->disk->make(path, slot_bytes(slot), &log->slots[slot].file) == 0) {
-            log_event(LOG_ERROR, "lost", "log", path, NULL);
-            log->lost = true;
-        } else if (code == ENOENT) {
-            return fail(error, 65, "is missing", path, "what it held is lost; --accept-loss starts without it");
-        } else if (code != 0) {
+        if (code != 0)
+            log->slots[slot].file = -1;
+        if (code != 0 && code != ENOENT)
             return fail_errno(error, "cannot be opened", path, code);
-        }
-        log->slot_count++;
-        if (!read_slot(log, slot, options->applied, error))
+        if (code == 0 && !read_slot(log, slot, options, error))
             return false;
+        if (slot < options->slots || log->slots[slot].found)
+            log->slot_count = slot + 1;
     }
+    return true;
+}
+
+static bool open_slots(struct log *log, const struct log_options *options, struct store_error *error)
+{
+    if (!read_slots(log, options, error))
+        return false;
+    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++)
+        if (slot >= log->slot_count)
+            close_slot(log, slot);
+        else if (log->slots[slot].file < 0 && !lose_slot(log, slot, "it is missing", options, error))
+            return false;
+        else if (slot >= options->slots && !log->slots[slot].found)
+            log->slots[slot].damaged = true; /* nobody knew of it, but of one that was made after it: nothing is lost */
     return true;
 }
 
@@ -254,13 +340,13 @@ static void drop_found(struct log *log)
     log->found_count = log->found_capacity = 0;
 }
 
-int log_make(const struct disk *disk, const char *directory)
+int log_make(const struct disk *disk, const char *directory, const uint8_t *secret, uint64_t change_bytes_max)
 {
     char path[4096 + 32];
     int file, code;
 
     slot_path(directory, 0, path);
-    if ((code = disk->make(path, slot_bytes(0), &file)) == 0)
+    if ((code = make_slot(disk, path, 0, slot_bytes(0, change_bytes_max), secret, &file)) == 0)
         disk->close(file);
     return code;
 }
@@ -274,10 +360,17 @@ struct log *log_open(const struct log_options *options, struct store_error *erro
     strcpy(log->directory, options->directory);
     memcpy(log->secret, options->secret, sizeof log->secret);
     log->applied = options->applied;
+    log->segment = options->segment;
+    log->change_bytes_max = options->change_bytes_max;
     log->prepared.file = -1;
+    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++)
+        log->slots[slot].file = -1;
     pthread_mutex_init(&log->mutex, NULL);
-    if (open_slots(log, options, error) && check_chain(log, options, error))
+    if (open_slots(log, options, error) && check_chain(log, options, error)) {
+        /* The segment after the last one may have been begun, with a first batch that is torn. */
+        log->segment += 2;
         return log;
+    }
     log_close(log);
     return NULL;
 }
@@ -287,8 +380,8 @@ void log_close(struct log *log)
     if (!log)
         return;
     drop_found(log);
-    for (uint32_t slot = 0; slot < log->slot_count; slot++)
-        log->disk->close(log->slots[slot].file);
+    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++)
+        close_slot(log, slot);
     if (log->prepared.file >= 0)
         log->disk->close(log->prepared.file);
     pthread_mutex_destroy(&log->mutex);
@@ -312,11 +405,10 @@ struct bytes log_batch(const struct log *log, uint32_t n)
     return bytes_of(log->found[n].data, log->found[n].bytes);
 }
 
-/* A slot whose making was cut off is written full. */
-static int fill_slot(struct log *log, uint32_t at)
+/* Writes a slot full, from where its file ends. */
+static int fill_slot(struct log *log, uint32_t at, uint64_t bytes)
 {
     struct slot *slot = &log->slots[at];
-    const uint64_t bytes = slot_bytes(at);
     int code = 0;
 
     if (slot->bytes < bytes) {
@@ -324,9 +416,39 @@ static int fill_slot(struct log *log, uint32_t at)
         memset(zeros, 0, bytes - slot->bytes);
         code = log->disk->write(slot->file, slot->bytes, zeros, bytes - slot->bytes);
         mem_free(zeros);
-        slot->bytes = bytes;
     }
+    if (code == 0 && slot->bytes < bytes)
+        slot->bytes = bytes;
     return code;
+}
+
+/* A slot whose loss was accepted is one again. */
+static int mend_slot(struct log *log, uint32_t at)
+{
+    const uint64_t bytes = slot_bytes(at, log->change_bytes_max);
+    struct slot *slot = &log->slots[at];
+    char path[4096 + 32];
+    int code;
+
+    slot_path(log->directory, at, path);
+    if (slot->file < 0) {
+        code = make_slot(log->disk, path, at, bytes, log->secret, &slot->file);
+        slot->bytes = code == 0 ? bytes : 0;
+    } else if ((code = fill_slot(log, at, bytes)) == 0) {
+        code = write_head(log->disk, slot->file, at, bytes, log->secret);
+    }
+    slot->damaged = slot->damaged && code != 0;
+    return code;
+}
+
+static uint32_t largest_slot(const struct log *log)
+{
+    uint32_t best = 0;
+
+    for (uint32_t slot = 1; slot < log->slot_count; slot++)
+        if (log->slots[slot].bytes > log->slots[best].bytes)
+            best = slot;
+    return best;
 }
 
 int log_start(struct log *log)
@@ -337,11 +459,23 @@ int log_start(struct log *log)
     assert(log->slot_count > 0);
     log->applied = log->newest;
     for (uint32_t slot = 0; slot < log->slot_count && code == 0; slot++)
-        code = fill_slot(log, slot);
-    log->current = 0;
-    log->segment++;
-    log->offset = 0;
+        if (log->slots[slot].damaged)
+            code = mend_slot(log, slot);
+    /* The largest change has room in the largest slot: now, and not when there is no more to be had. */
+    const uint32_t largest = largest_slot(log);
+    if (code == 0)
+        code = fill_slot(log, largest, slot_bytes(0, log->change_bytes_max));
+    log->current = largest;
+    log->offset = SLOT_FIRST_BATCH_AT;
     return code;
+}
+
+uint64_t log_segment(struct log *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    const uint64_t segment = log->segment;
+    pthread_mutex_unlock(&log->mutex);
+    return segment;
 }
 
 /* ---- Appending ----------------------------------------------------------------------- */
@@ -358,18 +492,33 @@ static uint32_t free_slot(const struct log *log)
     return best;
 }
 
-/* A batch that is larger than any slot makes one grow, so an empty one always has room. */
+/* The largest free slot has room for so many bytes. */
+static bool fits_free(const struct log *log, uint64_t bytes)
+{
+    const uint32_t slot = free_slot(log);
+
+    return slot < log->slot_count && room_of(log->slots[slot].bytes) >= bytes;
+}
+
 static bool fits_current(const struct log *log, uint64_t bytes)
 {
-    return log->offset == 0 || log->offset + bytes <= log->slots[log->current].bytes;
+    return log->offset + bytes <= log->slots[log->current].bytes;
 }
 
 bool log_has_room(struct log *log, uint64_t padded_bytes)
 {
     pthread_mutex_lock(&log->mutex);
-    const bool room = fits_current(log, padded_bytes) || free_slot(log) < log->slot_count;
+    const bool room = fits_current(log, padded_bytes) || fits_free(log, padded_bytes);
     pthread_mutex_unlock(&log->mutex);
     return room;
+}
+
+uint64_t log_batch_bytes_max(struct log *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    const uint64_t bytes = room_of(log->slots[largest_slot(log)].bytes);
+    pthread_mutex_unlock(&log->mutex);
+    return bytes;
 }
 
 /* Takes the place for a batch of so many bytes. Returns its file. */
@@ -377,18 +526,16 @@ static int take_place(struct log *log, uint64_t bytes, uint64_t last, uint64_t *
 {
     pthread_mutex_lock(&log->mutex);
     if (!fits_current(log, bytes)) {
+        assert(fits_free(log, bytes));
         log->current = free_slot(log);
-        assert(log->current < log->slot_count);
         log->segment++;
-        log->offset = 0;
+        log->offset = SLOT_FIRST_BATCH_AT;
     }
     struct slot *slot = &log->slots[log->current];
     *segment = log->segment;
     *offset = log->offset;
     slot->newest = last;
     log->offset += bytes;
-    if (slot->bytes < log->offset)
-        slot->bytes = log->offset;
     const int file = slot->file;
     pthread_mutex_unlock(&log->mutex);
     return file;
@@ -439,43 +586,16 @@ bool log_wants_slot(struct log *log)
     return wants;
 }
 
-/* A free slot that grew; slot_count: none. */
-static uint32_t grown_slot(const struct log *log)
-{
-    uint32_t slot = 0;
-
-    while (slot < log->slot_count && (slot == log->current || log->slots[slot].newest > log->applied ||
-                                      log->slots[slot].bytes <= LOG_SLOT_BYTES_MAX))
-        slot++;
-    return slot;
-}
-
-/* Under the mutex: the slot may be the room that log_has_room has promised, and is not written until it is cut. */
-static int cut_grown(struct log *log)
-{
-    int code = 0;
-
-    pthread_mutex_lock(&log->mutex);
-    const uint32_t slot = grown_slot(log);
-    if (slot < log->slot_count)
-        code = log->disk->truncate(log->slots[slot].file, LOG_SLOT_BYTES_MAX);
-    if (slot < log->slot_count && code == 0)
-        log->slots[slot].bytes = LOG_SLOT_BYTES_MAX;
-    pthread_mutex_unlock(&log->mutex);
-    return code;
-}
-
 int log_prepare(struct log *log)
 {
     const uint32_t slot = log->slot_count; /* only this thread adds one */
     char path[4096 + 32];
-    int code = cut_grown(log);
 
-    if (code != 0 || !log_wants_slot(log) || log->prepared.file >= 0)
-        return code;
+    if (!log_wants_slot(log) || log->prepared.file >= 0)
+        return 0;
     slot_path(log->directory, slot, path);
-    log->prepared = (struct slot){.file = -1, .bytes = slot_bytes(slot)};
-    return log->disk->make(path, log->prepared.bytes, &log->prepared.file);
+    log->prepared = (struct slot){.file = -1, .bytes = slot_bytes(slot, log->change_bytes_max)};
+    return make_slot(log->disk, path, slot, log->prepared.bytes, log->secret, &log->prepared.file);
 }
 
 void log_add_slot(struct log *log)

@@ -31,6 +31,7 @@
 #include "daemon/memory.h"
 #include "daemon/service.h"
 #include "daemon/store.h"
+#include "proto/limits.h"
 
 enum {
     STALL_MS_LEAST = 100,    /* a turn this late, or this long, is a stall */
@@ -413,6 +414,8 @@ static bool start(struct server *server, const struct server_options *options, s
 {
     const struct store_options store_options = {.directory = options->data,
                                                 .quota_bytes = options->quota_bytes,
+                                                .values_bytes_max =
+                                                    options->policy.max_outcome_bytes + IDEM_FRAME_OVERHEAD_BYTES,
                                                 .accept_loss = options->accept_loss,
                                                 .wake = on_store_wake,
                                                 .wake_context = server};

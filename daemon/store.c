@@ -1,8 +1,11 @@
 /* The loop's side of the store, and what its two threads do.
  *
- *     loop:      open batch --submit--> in flight --poll--> tail --store_apply--> applying --poll--> gone
+ *     loop:      open batches --submit--> in flight --poll--> tail --store_apply--> applying --poll--> gone
  *     writer:                             `--> log: write and flush
  *     applier:                                                  `--> a slot for the log, tables: one commit
+ *
+ * What is appended goes into one batch, unless that becomes larger than any slot of the log: slots do not grow, so that
+ * a full disk stops nothing. Then it goes on in another, and they are handed over together and written one by one.
  *
  * A small batch is flushed on the loop itself while the disk is quick: a hand-over to a sleeping thread and back costs
  * about as much as the flush, and what comes meanwhile would make a second group of clients that waits for the first.
@@ -90,9 +93,16 @@ struct store {
     struct applying applying;
     struct tables_state state; /* of the tables; the applier's */
 
-    struct batch open, flight;
-    bool in_flight, flushed_inline;
-    bool failed; /* a flush or a commit: nothing is tried again */
+    struct batch open;
+    struct batch *queue; /* those filled before it, oldest first, */
+    uint32_t queue_count, queue_capacity;
+    uint32_t flight_count; /* of which the first are handed over; the first of all is being written, */
+    bool writing_first;    /* or waits for room in the log */
+    bool flight_split;     /* more than one was handed over at once */
+    bool flushed_inline;
+    uint64_t queue_bytes;
+    uint64_t batch_bytes_max; /* none is larger */
+    bool failed;              /* a flush or a commit: nothing is tried again */
     uint64_t durable, applied;
     uint64_t flush_ns;  /* how long the last one took */
     uint64_t opened_ns; /* when the open batch got its first change */
@@ -175,6 +185,13 @@ static int prepare_slot(struct store *store, struct applying *applying)
     return code == EIO ? code : 0;
 }
 
+/* What the tables have to know of the log. */
+static void note_log(struct store *store)
+{
+    store->state.log_slots = log_slots(store->log);
+    store->state.log_segment = log_segment(store->log);
+}
+
 static void run_applier(void *context)
 {
     struct store *store = context;
@@ -184,7 +201,7 @@ static void run_applier(void *context)
     applying->began_ns = clock_read_ns();
     applying->code = prepare_slot(store, applying);
     /* The tables know of a slot before anything is in it. */
-    store->state.log_slots = log_slots(store->log);
+    note_log(store);
     if (applying->code == 0 && (applying->any || store->state.log_slots != slots_before))
         applying->code = apply(&applying->apply);
     if (applying->code == 0) {
@@ -236,6 +253,12 @@ static uint64_t number_of_now(uint64_t wall_ms)
     return (wall_ms << 20) / 1000;
 }
 
+/* What one change takes in a batch at most. */
+static uint64_t change_bytes_max(const struct store *store)
+{
+    return BATCH_CHANGE_BYTES_MAX + store->options.values_bytes_max;
+}
+
 /* Builds a store beside its place and puts it there. */
 static bool build(struct store *store, struct store_error *error)
 {
@@ -253,7 +276,7 @@ static bool build(struct store *store, struct store_error *error)
     state = (struct tables_state){.next_number = number_of_now(facts.mark.wall_ms), .mark = facts.mark, .log_slots = 1};
     good = tables_create(&tables, &facts, &state, error);
     tables_close(&tables);
-    if (good && (code = log_make(disk_of(store), path)) != 0)
+    if (good && (code = log_make(disk_of(store), path, facts.secret, change_bytes_max(store))) != 0)
         return fail(error, 74, "its log cannot be made", code);
     return good && directory_end_build(&store->directory, error);
 }
@@ -268,7 +291,7 @@ static int recover_part(struct store *store, uint32_t first, uint32_t end)
 
     for (uint32_t n = first; n < end; n++)
         batches[n - first] = log_batch(store->log, n);
-    store->state.log_slots = log_slots(store->log);
+    note_log(store);
     code = apply(&recovering);
     mem_free(batches);
     return code;
@@ -289,8 +312,6 @@ static int recover(struct store *store)
         code = recover_part(store, first, end);
         first = end;
     }
-    if (code == 0 && store->state.log_slots != log_slots(store->log))
-        code = recover_part(store, 0, 0);
     return code;
 }
 
@@ -300,6 +321,8 @@ static bool open_log(struct store *store, const char *path, struct store_error *
                                         .directory = path,
                                         .secret = store->facts.secret,
                                         .applied = store->state.next_number - 1,
+                                        .segment = store->state.log_segment,
+                                        .change_bytes_max = change_bytes_max(store),
                                         .slots = store->state.log_slots,
                                         .accept_loss = store->options.accept_loss};
     const uint64_t next = store->state.next_number;
@@ -343,9 +366,9 @@ static uint64_t first_number(const struct store *store, bool copy)
     return first > now ? first : now;
 }
 
-/* Where numbers go on, and where the store lies, is stored before the first is given out: what is in the log has to
- * follow on what is in the tables without a gap. By two commits, so that both of LMDB's meta pages lead to it, and it
- * stays where one of them is damaged: a loss, or a copy, is noticed only once. */
+/* Where numbers go on, the log's next segment, and where the store lies, are stored before the first number is given
+ * out: what is in the log has to follow on what is in the tables without a gap. By two commits, so that both of LMDB's
+ * meta pages lead to it, and it stays where one of them is damaged: a loss, or a copy, is noticed only once. */
 static bool settle(struct store *store, struct store_error *error)
 {
     struct origin before, here;
@@ -354,9 +377,8 @@ static bool settle(struct store *store, struct store_error *error)
     origin_read(store->directory.data_fd, &here);
     const bool known = tables_read_origin(&store->tables, &before);
     const uint64_t first = first_number(store, known && is_copy(&before, &here));
-    if (first == store->state.next_number && known && memcmp(&before, &here, sizeof here) == 0)
-        return true;
     store->state.next_number = first;
+    note_log(store);
     for (int i = 0; i < 2 && code == 0; i++)
         code = tables_put_start(&store->tables, &store->state, &here);
     return code == 0 || fail(error, 74, "its state cannot be written", code);
@@ -399,6 +421,7 @@ static bool open_store(struct store *store, struct store_error *error)
         return false;
     if ((code = log_start(store->log)) != 0)
         return fail(error, 74, "its log cannot be written", code);
+    store->batch_bytes_max = log_batch_bytes_max(store->log);
     batch_start(&store->open, store->state.next_number, NULL);
     store->durable = store->applied = store->state.next_number - 1;
     store->submitted_ms = store->facts.mark.retention_ms;
@@ -480,6 +503,13 @@ static void drop_spares(struct store *store)
         blob_release(store->spares[--store->spare_count]);
 }
 
+static void drop_queue(struct store *store)
+{
+    while (store->queue_count > 0)
+        blob_release(store->queue[--store->queue_count].bytes);
+    mem_free(store->queue);
+}
+
 static void drop_tail(struct store *store, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
@@ -506,12 +536,12 @@ void store_close(struct store *store)
         mdb_txn_abort(store->reader);
     }
     drop_tail(store, store->tail_count);
+    drop_queue(store);
     drop_spares(store);
     log_close(store->log);
     tables_close(&store->tables);
     directory_close(&store->directory);
     blob_release(store->open.bytes);
-    blob_release(store->flight.bytes);
     mem_free(store->tail);
     mem_free(store->applying.batches);
     mem_free(store->applying.apply.swept);
@@ -571,13 +601,38 @@ uint64_t store_durable_number(const struct store *store)
 
 bool store_pending(const struct store *store)
 {
-    return store->open.next > store->open.first;
+    return store->open.next > store->open.first || store->queue_count > store->flight_count;
+}
+
+static void close_open(struct store *store)
+{
+    if (store->queue_count == store->queue_capacity) {
+        store->queue_capacity = store->queue_capacity ? 2 * store->queue_capacity : 8;
+        store->queue = mem_resize(store->queue, store->queue_capacity * sizeof *store->queue);
+    }
+    store->queue[store->queue_count++] = store->open;
+    store->queue_bytes += store->open.bytes->size;
+    batch_start(&store->open, store->open.next, store->spare_count ? store->spares[--store->spare_count] : NULL);
+}
+
+/* The first batch that is not being written yet. */
+static const struct batch *next_to_write(const struct store *store)
+{
+    return store->writing_first < store->queue_count ? &store->queue[store->writing_first] : &store->open;
+}
+
+static bool has_room(const struct store *store, const struct batch *batch)
+{
+    return log_has_room(store->log, batch_padded_bytes(batch->bytes->size));
 }
 
 void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
 {
     if (!store_pending(store))
         store->opened_ns = clock_read_ns();
+    if (store->open.next > store->open.first &&
+        store->open.bytes->size + batch_change_bytes_most(change) > store->batch_bytes_max)
+        close_open(store);
     batch_append(&store->open, change, values);
 }
 
@@ -590,38 +645,47 @@ void store_touch(struct store *store)
 
 bool store_busy(const struct store *store)
 {
-    return store->in_flight;
+    return store->flight_count > 0;
 }
 
 bool store_ready(const struct store *store)
 {
-    return !store->in_flight && log_has_room(store->log, batch_padded_bytes(store->open.bytes->size));
+    return store->flight_count == 0 && has_room(store, next_to_write(store));
 }
 
 size_t store_backlog_bytes(const struct store *store)
 {
-    return (size_t)store->open.bytes->size + (store->in_flight ? store->flight.bytes->size : 0);
+    return (size_t)(store->open.bytes->size + store->queue_bytes);
+}
+
+static void write_first(struct store *store, bool on_loop)
+{
+    store->writing = (struct writing){.batch = store->queue[0].bytes->data};
+    store->writing_first = true;
+    store->flushed_inline = on_loop;
+    if (on_loop)
+        run_writer(store);
+    else
+        worker_give(&store->writer);
 }
 
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
-    const bool on_loop = store->open.next - store->open.first <= INLINE_CHANGES &&
+    const bool on_loop = store->queue_count == 0 && store->open.next - store->open.first <= INLINE_CHANGES &&
                          store->open.bytes->size <= INLINE_BYTES && store->flush_ns <= INLINE_NS;
 
     assert(store_pending(store) && store_ready(store));
-    batch_seal(&store->open, mark);
+    close_open(store);
+    store->queue_bytes = 0;
+    for (uint32_t i = 0; i < store->queue_count; i++) {
+        batch_seal(&store->queue[i], mark);
+        store->queue_bytes += store->queue[i].bytes->size; /* padded now */
+    }
     store->submitted_ms = mark->retention_ms;
     store->queue_ns = clock_read_ns() - store->opened_ns;
-    store->flight = store->open;
-    store->in_flight = true;
-    store->writing = (struct writing){.batch = store->flight.bytes->data};
-    batch_start(&store->open, store->flight.next, store->spare_count ? store->spares[--store->spare_count] : NULL);
-    if (on_loop) {
-        run_writer(store);
-        store->flushed_inline = true;
-    } else {
-        worker_give(&store->writer);
-    }
+    store->flight_count = store->queue_count;
+    store->flight_split = store->flight_count > 1;
+    write_first(store, on_loop);
 }
 
 /* ---- Applying ------------------------------------------------------------------------------------- */
@@ -644,7 +708,7 @@ static bool tail_due(struct store *store, uint64_t boot_ms)
     if (!store->tail_since_ms)
         store->tail_since_ms = boot_ms;
     return store->tail_bytes >= APPLY_BYTES || boot_ms - store->tail_since_ms >= APPLY_MS ||
-           !log_has_room(store->log, batch_padded_bytes(store->open.bytes->size));
+           !has_room(store, next_to_write(store));
 }
 
 static void give_tail(struct store *store)
@@ -691,11 +755,14 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
     uint64_t next_ms = UINT64_MAX;
 
     assert(!worker_busy(&store->applier));
+    /* What is applied and swept has to be known to be durable before, which is said of all that was handed over. */
+    if (store->flight_split)
+        sweep_s = 0;
     if (sweep_s && !due && put_off_sweep(store, sweep_s, boot_ms)) {
         next_ms = store->sweep_next_ms;
         sweep_s = 0;
     }
-    applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store->in_flight;
+    applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store_busy(store);
     if (!due && !sweep_s && !slot && !applying->tidy)
         return store->tail_count ? earlier(next_ms, store->tail_since_ms + APPLY_MS) : next_ms;
     if (slot)
@@ -718,25 +785,45 @@ static void fail_event(struct store *store, struct store_event *event, const cha
     snprintf(event->message, sizeof event->message, "%s failed: %s", what, mdb_strerror(code));
 }
 
-static void take_written(struct store *store, struct store_event *event)
+/* What was written is the tail's. */
+static void join_tail(struct store *store)
 {
-    const struct writing *writing = &store->writing;
+    struct blob *bytes = store->queue[0].bytes;
 
-    store->in_flight = store->flushed_inline = false;
-    if (writing->code != 0) {
-        fail_event(store, event, "a flush of the log", writing->code);
-        return;
-    }
-    store->durable = store->flight.next - 1;
+    store->durable = store->queue[0].next - 1;
     if (store->tail_count == store->tail_capacity) {
         store->tail_capacity = store->tail_capacity ? 2 * store->tail_capacity : 64;
         store->tail = mem_resize(store->tail, store->tail_capacity * sizeof *store->tail);
     }
-    store->tail[store->tail_count++] = (struct unapplied){store->flight.bytes, store->durable};
-    store->tail_bytes += store->flight.bytes->size;
-    store->flight.bytes = NULL;
+    store->tail[store->tail_count++] = (struct unapplied){bytes, store->durable};
+    store->tail_bytes += bytes->size;
+    store->queue_bytes -= bytes->size;
+    store->flight_count--;
+    memmove(store->queue, store->queue + 1, --store->queue_count * sizeof *store->queue);
+}
+
+/* The next of those that were handed over, as soon as there is room. At the end of the store no thread takes it. */
+static void write_next(struct store *store)
+{
+    if (store->flight_count == 0)
+        store->flight_split = false;
+    else if (!store->writing_first && store->writer.started && has_room(store, next_to_write(store)))
+        write_first(store, false);
+}
+
+static void take_written(struct store *store, struct store_event *event)
+{
+    const struct writing *writing = &store->writing;
+
+    store->writing_first = store->flushed_inline = false;
+    if (writing->code != 0) {
+        fail_event(store, event, "a flush of the log", writing->code);
+        return;
+    }
+    join_tail(store);
     event->queue_ns = store->queue_ns;
     store->flush_ns = event->flush_ns = writing->ended_ns - writing->began_ns;
+    write_next(store);
 }
 
 static void take_applied(struct store *store, struct store_event *event)
@@ -752,6 +839,8 @@ static void take_applied(struct store *store, struct store_event *event)
         store->applied = store->tail[store->applying_count - 1].last;
         log_applied(store->log, store->applied);
     }
+    store->batch_bytes_max = log_batch_bytes_max(store->log);
+    write_next(store);
     drop_tail(store, store->applying_count);
     store->applying_count = 0;
     event->swept = applying->apply.swept;
@@ -761,7 +850,7 @@ static void take_applied(struct store *store, struct store_event *event)
 
 bool store_poll(struct store *store, struct store_event *event)
 {
-    const bool written = store->in_flight && (store->flushed_inline || worker_take(&store->writer));
+    const bool written = store->writing_first && (store->flushed_inline || worker_take(&store->writer));
     const bool applied = worker_take(&store->applier);
 
     if (!written && !applied)

@@ -36,6 +36,7 @@ struct disk;
 struct store_options {
     const char *directory;
     uint64_t quota_bytes;        /* of LMDB pages in use */
+    uint64_t values_bytes_max;   /* what the values of one change have together at most */
     bool accept_loss;            /* start without what cannot be read, one log line for each */
     const struct disk *disk;     /* of the log; NULL: the system's */
     void (*wake)(void *context); /* called on the store's threads: there is something to poll */

@@ -10,10 +10,10 @@
 #include <xxhash.h>
 
 enum {
-    FORMAT_VERSION = 2, /* of records (record.h) and of the log (batch.h) too */
+    FORMAT_VERSION = 3, /* of records (record.h) and of the log (batch.h, slot.h) too */
     TABLE_COUNT = 4,
     CHECKSUM_BYTES = 8,
-    STATE_NUMBERS = 6,
+    STATE_NUMBERS = 7,
     STATE_BYTES = STATE_NUMBERS * 8 + 16,
     ORIGIN_BYTES = 3 * 8 + 2 * HOST_ID_BYTES,
 };
@@ -153,8 +153,8 @@ static int get_meta(const struct tables *tables, MDB_txn *txn, const char *name,
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state)
 {
     const struct clock_mark *mark = &state->mark;
-    const uint64_t numbers[STATE_NUMBERS] = {state->next_number, mark->retention_ms, mark->wall_ms,
-                                             mark->boot_ms,      state->log_slots,   mdb_txn_id(txn)};
+    const uint64_t numbers[STATE_NUMBERS] = {state->next_number, mark->retention_ms, mark->wall_ms,     mark->boot_ms,
+                                             state->log_slots,   mdb_txn_id(txn),    state->log_segment};
     uint8_t bytes[STATE_BYTES];
 
     memcpy(bytes, numbers, sizeof numbers);
@@ -270,7 +270,8 @@ bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct 
     /* Committed, not aborted: else the handles of the tables that it opened would go. */
     if ((code = mdb_txn_commit(txn)) != 0)
         return fail(error, "facts", code);
-    *state = (struct tables_state){.next_number = numbers[0], .log_slots = (uint32_t)numbers[4]};
+    *state =
+        (struct tables_state){.next_number = numbers[0], .log_slots = (uint32_t)numbers[4], .log_segment = numbers[6]};
     state->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};
     memcpy(state->mark.boot_id, bytes + sizeof numbers, sizeof state->mark.boot_id);
     facts->mark = state->mark;

@@ -33,7 +33,8 @@ struct tables {
 struct tables_state {
     uint64_t next_number; /* of the first change that is not applied */
     struct clock_mark mark;
-    uint32_t log_slots; /* so many files the log has */
+    uint32_t log_slots;   /* so many files the log has */
+    uint64_t log_segment; /* the newest segment of the log, as of this commit */
 };
 
 /* Opens DIR/store (path), with room for map_bytes more than its file has now, which may be from a time with a larger

@@ -13,7 +13,7 @@ ROOMS = {
     "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/host", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),
     "tables": (["daemon/index", "daemon/deadline", "daemon/table", "daemon/link"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
-    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/load", "daemon/batch", "daemon/tables",
+    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/slot", "daemon/load", "daemon/batch", "daemon/tables",
                "daemon/directory", "daemon/origin", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/space", "daemon/binding", "daemon/lives", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
@@ -32,7 +32,7 @@ ROOMS = {
 VENDORS = {
     "ev.h": ["daemon/conn.h", "daemon/server.c", "bench/"],
     "lmdb.h": ["daemon/store.c", "daemon/tables", "daemon/check"],
-    "xxhash.h": ["proto/scan", "daemon/record", "daemon/tables", "daemon/batch", "daemon/operation",
+    "xxhash.h": ["proto/scan", "daemon/record", "daemon/tables", "daemon/batch", "daemon/slot", "daemon/operation",
                  "daemon/check"],
     "idem/v1/idem.pb-c.h": ["proto/", "daemon/request", "daemon/response", "daemon/service.c", "client/", "bench/"],
     "uuid/uuid.h": ["client/"],

@@ -9,13 +9,12 @@
 
 #include "daemon/memory.h"
 
-enum { FILES_MAX = 32, NAME_BYTES = 32, CALL_KINDS = 6 };
+enum { FILES_MAX = 32, NAME_BYTES = 32, CALL_KINDS = 5 };
 
 struct file {
     char name[NAME_BYTES]; /* empty: no file */
     uint8_t *data;
     uint64_t size, capacity; /* the memory is used again by the next file here */
-    uint64_t ghost_size;     /* a cut that is not flushed: the data goes on to here. Else as size */
     unsigned opened;
 };
 
@@ -54,7 +53,7 @@ static struct file *find_file(const char *path)
     return NULL;
 }
 
-/* What is new at its end is zero: a ghost is gone then. */
+/* What is new at its end is zero. */
 static void set_size(struct file *file, uint64_t bytes)
 {
     if (bytes > file->capacity) {
@@ -63,7 +62,7 @@ static void set_size(struct file *file, uint64_t bytes)
     }
     if (bytes > file->size)
         memset(file->data + file->size, 0, bytes - file->size);
-    file->size = file->ghost_size = bytes;
+    file->size = bytes;
 }
 
 /* A place for a new file; one that is still open is not used again. */
@@ -77,7 +76,7 @@ static struct file *new_file(const char *path, uint64_t bytes)
     assert(i < FILES_MAX && strlen(name) > 0 && strlen(name) < NAME_BYTES);
     struct file *file = &sim.files[i];
     strcpy(file->name, name);
-    file->size = file->ghost_size = 0;
+    file->size = 0;
     set_size(file, bytes);
     return file;
 }
@@ -179,14 +178,17 @@ static int on_make(const char *path, uint64_t bytes, int *file)
     const enum fate fate = begin(SIM_MAKE);
     struct file *found = find_file(path);
 
-    if (fate == FINE && !found) {
+    assert(!found || !found->opened);
+    if (found && (fate == FINE || fate == FAILS || (fate == POWER_CUT && random_below(2))))
+        found->name[0] = '\0';
+    if (fate == FINE) {
         struct file *made = new_file(path, bytes);
         made->opened = 1;
         *file = (int)(made - sim.files);
     }
-    if (fate == POWER_CUT && !found && random_below(2))
+    if (fate == POWER_CUT && !find_file(path) && random_below(2))
         new_file(path, random_below(2) ? random_below(bytes + 1) : random_below(2) * bytes);
-    return end(fate, found ? EEXIST : 0);
+    return end(fate, 0);
 }
 
 static struct file *file_of(int number)
@@ -232,17 +234,6 @@ static int on_write(int number, uint64_t offset, const void *data, size_t bytes)
     return end(fate, 0);
 }
 
-static int on_truncate(int number, uint64_t bytes)
-{
-    const enum fate fate = begin(SIM_TRUNCATE);
-    struct file *file = file_of(number);
-
-    assert(bytes <= file->size);
-    if (fate == FINE || fate == POWER_CUT)
-        file->size = bytes;
-    return end(fate, 0);
-}
-
 static void on_close(int number)
 {
     pthread_mutex_lock(&sim.mutex);
@@ -250,7 +241,7 @@ static void on_close(int number)
     pthread_mutex_unlock(&sim.mutex);
 }
 
-const struct disk sim_disk = {on_open, on_make, on_size, on_read, on_write, on_truncate, on_close};
+const struct disk sim_disk = {on_open, on_make, on_size, on_read, on_write, on_close};
 
 /* ---- What a test does to it ------------------------------------------------------------ */
 
@@ -322,14 +313,8 @@ bool sim_disk_is_off(void)
     return sim.off;
 }
 
-/* A cut that was not flushed holds, or does not. */
 void sim_disk_power_on(void)
 {
-    for (unsigned i = 0; i < FILES_MAX; i++) {
-        struct file *file = &sim.files[i];
-        if (file->ghost_size > file->size && random_below(2))
-            file->size = file->ghost_size;
-    }
     sim.off = false;
     sim_disk_cut_power(0, 0);
     sim_disk_fail(0, 0, false, 0);

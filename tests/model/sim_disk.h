@@ -3,7 +3,7 @@
  *
  * It knows what is flushed. When the power goes, every byte of a write that had returned is kept; of the one that had
  * not, nothing, all of it, any prefix, or any subset of its sectors of 512 or of 4,096 bytes; a file being made may be
- * there, of any length, or not; a cut that was not flushed may be undone. Which, the seed decides. From then on every
+ * there, of any length, or not, or the one that it replaces. Which, the seed decides. From then on every
  * call fails with EIO, as nobody is left to call, until the power is back.
  *
  * A write that is made to fail leaves what a power cut leaves. Any thread may call. */
@@ -20,9 +20,8 @@ enum sim_call {
     SIM_SIZE = 4,
     SIM_READ = 8,
     SIM_WRITE = 16,
-    SIM_TRUNCATE = 32,
-    SIM_CHANGES = SIM_MAKE | SIM_WRITE | SIM_TRUNCATE,
-    SIM_ALL = 63,
+    SIM_CHANGES = SIM_MAKE | SIM_WRITE,
+    SIM_ALL = 31,
 };
 
 /* An empty disk with nothing open, no fault and no hook. */

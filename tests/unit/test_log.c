@@ -16,18 +16,21 @@
 #include <cmocka.h>
 
 #include "daemon/memory.h"
+#include "daemon/slot.h"
 #include "tests/model/made_batch.h"
 #include "tests/model/sim_disk.h"
 
 #define MIB (UINT64_C(1) << 20)
 
-enum { MADE_MAX = 256, PAGE = BATCH_ALIGN_BYTES };
+enum { MADE_MAX = 256, PAGE = BATCH_ALIGN_BYTES, FIRST_AT = SLOT_FIRST_BATCH_AT };
 
 struct world {
     struct log *log;
     uint8_t secret[RECORD_SECRET_BYTES];
     uint64_t applied; /* what the tables know */
     uint32_t slots;
+    uint64_t segment; /* and the newest they know of */
+    uint64_t change_bytes_max;
     struct made made[MADE_MAX]; /* what was appended */
     uint32_t count;
     uint64_t salt;
@@ -42,7 +45,7 @@ static int set_up(void **state)
         world->secret[i] = (uint8_t)(i * 91 + 3);
     world->slots = 1;
     *state = world;
-    return log_make(&sim_disk, "dir");
+    return log_make(&sim_disk, "dir", world->secret, 0);
 }
 
 static int tear_down(void **state)
@@ -60,6 +63,8 @@ static struct log *try_open(struct world *world, bool accept_loss, struct store_
                                         .directory = "dir",
                                         .secret = world->secret,
                                         .applied = world->applied,
+                                        .segment = world->segment,
+                                        .change_bytes_max = world->change_bytes_max,
                                         .slots = world->slots,
                                         .accept_loss = accept_loss};
 
@@ -77,12 +82,20 @@ static void reopen(struct world *world)
         fail_msg("%s", error.message);
 }
 
+/* Everything found is applied, and the tables know of the segment that comes. */
+static void go_on(struct world *world)
+{
+    assert_int_equal(log_start(world->log), 0);
+    assert_true(log_segment(world->log) > world->segment);
+    world->segment = log_segment(world->log);
+}
+
 /* Opens, finds nothing that is not applied, and goes on. */
 static void start(struct world *world)
 {
     reopen(world);
     assert_int_equal(log_found(world->log), 0);
-    assert_int_equal(log_start(world->log), 0);
+    go_on(world);
 }
 
 static struct made next_made(struct world *world, uint32_t changes, uint64_t bytes)
@@ -178,6 +191,7 @@ static void make_slot(struct world *world)
 static void apply_to(struct world *world, uint64_t number)
 {
     world->applied = number;
+    world->segment = log_segment(world->log);
     log_applied(world->log, number);
 }
 
@@ -237,7 +251,6 @@ static void the_disk(void **state)
     sim_disk.close(file);
     assert_int_equal(sim_disk.make("b", 1, &file), ENOSPC);
     assert_int_equal(sim_disk.open("b", &file), ENOENT);
-    assert_int_equal(sim_disk.make("a", 1, &file), EEXIST);
     assert_int_equal(sim_disk_failed(), 1);
     mem_free(old);
     mem_free(new);
@@ -251,16 +264,18 @@ static void a_new_log(void **state)
     uint64_t bytes;
     const uint8_t *data = sim_disk_data("log.0", &bytes);
 
-    assert_int_equal(bytes, MIB);
-    for (uint64_t at = 0; at < bytes; at += 997)
+    assert_int_equal(bytes, FIRST_AT + MIB);
+    assert_null(slot_damage(data, bytes, 0, world->secret));
+    for (uint64_t at = SLOT_HEAD_BYTES; at < bytes; at += 997)
         assert_int_equal(data[at], 0);
-    assert_int_equal(log_make(&sim_disk, "dir"), EEXIST);
     assert_int_equal(sim_disk_open_files(), 0);
     start(world);
     assert_int_equal(log_slots(world->log), 1);
-    assert_int_equal(log_bytes(world->log), MIB);
+    assert_int_equal(log_bytes(world->log), FIRST_AT + MIB);
+    assert_int_equal(log_batch_bytes_max(world->log), MIB);
     assert_true(log_has_room(world->log, PAGE));
     assert_true(log_has_room(world->log, MIB));
+    assert_false(log_has_room(world->log, MIB + PAGE));
     assert_false(log_wants_slot(world->log));
 }
 
@@ -274,7 +289,7 @@ static void append_and_recover(void **state)
         const uint64_t calls = sim_disk_calls(SIM_ALL);
         header = append(world, 1 + i % 5, 200 + i * 331);
         assert_int_equal(sim_disk_calls(SIM_ALL), calls + 1); /* one write, which flushes */
-        assert_int_equal(header.offset, i ? before.offset + batch_padded_bytes(before.bytes) : 0);
+        assert_int_equal(header.offset, i ? before.offset + batch_padded_bytes(before.bytes) : FIRST_AT);
         assert_int_equal(header.segment, i ? before.segment : header.segment);
         assert_lies(world, "log.0", &header);
         before = header;
@@ -287,7 +302,7 @@ static void append_and_recover(void **state)
         assert_int_equal(sim_disk_calls(SIM_CHANGES), changes); /* recovery writes nothing */
     }
     /* It goes on in a segment of its own, with the next number. */
-    assert_int_equal(log_start(world->log), 0);
+    go_on(world);
     assert_true(append(world, 1, 300).segment > header.segment);
     assert_true(append(world, 1, 300).segment > header.segment);
     reopen(world);
@@ -317,10 +332,10 @@ static void a_torn_batch_reads_later(void **state)
 
     /* What came after it is applied so far, and it says more. */
     const uint64_t before = world->applied;
-    assert_int_equal(log_start(world->log), 0);
+    go_on(world);
     sim_disk_flip("log.0", torn.offset + 200, 0);
     reopen(world);
-    assert_int_equal(log_start(world->log), 0);
+    go_on(world);
     sim_disk_flip("log.0", torn.offset + 200, 0);
     world->applied = newest(world);
     assert_true(world->applied < torn.last);
@@ -391,7 +406,7 @@ static void leftovers(void **state)
         for (uint32_t i = 0; i < 12 - round; i++) {
             const struct batch_header header = append(world, 1 + i % 3, 200 + 2500 * (i % 4));
             assert_true(i ? header.segment == segment : header.segment > segment);
-            assert_int_equal(header.offset == 0, i == 0);
+            assert_int_equal(header.offset == FIRST_AT, i == 0);
             segment = header.segment;
         }
         reopen(world);
@@ -399,11 +414,11 @@ static void leftovers(void **state)
         reopen(world); /* and once more: nothing was done yet */
         assert_found(world, before, world->count);
         world->applied = newest(world);
-        assert_int_equal(log_start(world->log), 0);
+        go_on(world);
         /* The tables may know more than the log was told, never less. */
         reopen(world);
         assert_found(world, 0, 0);
-        assert_int_equal(log_start(world->log), 0);
+        go_on(world);
     }
 }
 
@@ -419,13 +434,13 @@ static void moved(void **state)
     uint64_t bytes;
     const uint8_t *data = sim_disk_data("log.0", &bytes);
     uint8_t *page = mem_alloc(PAGE), *file = mem_alloc(bytes);
-    memcpy(page, data + 2 * PAGE, PAGE);
+    memcpy(page, data + FIRST_AT + 2 * PAGE, PAGE);
     memcpy(file, data, bytes);
-    memcpy(file + 5 * PAGE, page, PAGE); /* a copy elsewhere */
+    memcpy(file + FIRST_AT + 5 * PAGE, page, PAGE); /* a copy elsewhere */
     sim_disk_put("log.0", file, bytes);
     reopen(world);
     assert_found(world, 0, 3);
-    memcpy(file + PAGE, page, PAGE); /* and over the second */
+    memcpy(file + FIRST_AT + PAGE, page, PAGE); /* and over the second */
     sim_disk_put("log.0", file, bytes);
     log_close(world->log);
     world->log = NULL;
@@ -435,10 +450,11 @@ static void moved(void **state)
     mem_free(file);
 }
 
-/* Another store's log has no batch of ours. */
+/* Another store's log is not an empty one of ours. */
 static void another_secret(void **state)
 {
     struct world *world = *state;
+    struct store_error error;
 
     start(world);
     append(world, 1, 300);
@@ -447,8 +463,64 @@ static void another_secret(void **state)
     world->secret[60] ^= 1;
     world->secret[100] ^= 1;
     world->secret[180] ^= 1;
-    reopen(world);
+    log_close(world->log);
+    world->log = try_open(world, false, &error);
+    assert_null(world->log);
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.0: is not as it was left: its first page"));
+    world->applied = newest(world);
+    world->log = try_open(world, true, &error);
     assert_found(world, 0, 0);
+    assert_true(log_lost(world->log));
+    go_on(world);
+    append(world, 1, 300);
+    reopen(world);
+    assert_found(world, world->count - 1, world->count);
+}
+
+/* The first batch of a new segment is torn, so that nobody can read the number of its segment, and reads whole after
+ * the next start has given its numbers out again: the torn one does not count. */
+static void a_torn_first_batch_reads_later(void **state)
+{
+    struct world *world = *state;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    make_slot(world);
+    append(world, 1, 300);
+    apply_to(world, newest(world));
+    fill_slot(world, 2 * MIB, PAGE);
+    const struct batch_header torn = append(world, 3, 3000);
+    assert_int_equal(torn.offset, FIRST_AT);
+    assert_lies(world, "log.0", &torn);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    world->count--;
+    reopen(world);
+    assert_true(made_last(&world->made[world->count - 1]) + 1 == torn.first);
+    world->applied = newest(world);
+    go_on(world);
+    const struct batch_header after = append(world, 2, 300);
+    assert_lies(world, "log.1", &after);
+    assert_int_equal(after.first, torn.first);
+    assert_true(after.segment > torn.segment);
+    sim_disk_flip("log.0", torn.offset + 200, 0);
+    reopen(world);
+    assert_found(world, world->count - 1, world->count);
+    world->applied = newest(world);
+    go_on(world);
+
+    /* However often a start gets no further: no number comes twice. */
+    uint64_t segment = after.segment;
+    for (int round = 0; round < 4; round++) {
+        const struct batch_header header = append(world, 1, 300);
+        assert_true(header.segment > segment);
+        segment = header.segment;
+        sim_disk_flip("log.1", header.offset + 20, 0);
+        world->count--;
+        reopen(world);
+        assert_found(world, 0, 0);
+        go_on(world);
+    }
 }
 
 /* ---- Slots ------------------------------------------------------------------------------------ */
@@ -457,16 +529,16 @@ static void slots_double(void **state)
 {
     static const char *const names[] = {"log.0", "log.1", "log.2", "log.3", "log.4", "log.5", "log.6", "log.7"};
     struct world *world = *state;
-    uint64_t expected = MIB, total = MIB;
+    uint64_t expected = MIB, total = FIRST_AT + MIB;
 
     start(world);
     for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
         struct batch_header header = append(world, 1, 300);
-        assert_int_equal(header.offset, 0);
+        assert_int_equal(header.offset, FIRST_AT);
         assert_lies(world, names[slot], &header);
         assert_false(log_wants_slot(world->log)); /* hardly anything is in it */
         fill_slot(world, expected, PAGE);
-        assert_int_equal(file_bytes(names[slot]), expected);
+        assert_int_equal(file_bytes(names[slot]), FIRST_AT + expected);
         assert_int_equal(log_bytes(world->log), total);
         assert_false(log_has_room(world->log, PAGE));
         if (slot == LOG_SLOTS_MAX - 1)
@@ -482,9 +554,9 @@ static void slots_double(void **state)
         assert_true(log_has_room(world->log, PAGE));
         assert_false(log_wants_slot(world->log));
         expected = expected * 2 < LOG_SLOT_BYTES_MAX ? expected * 2 : LOG_SLOT_BYTES_MAX;
-        total += expected;
+        total += FIRST_AT + expected;
     }
-    assert_int_equal(total, 79 * MIB);
+    assert_int_equal(total, 79 * MIB + LOG_SLOTS_MAX * FIRST_AT);
     assert_false(log_wants_slot(world->log));
     assert_int_equal(log_prepare(world->log), 0);
     assert_int_equal(log_slots(world->log), LOG_SLOTS_MAX);
@@ -492,7 +564,7 @@ static void slots_double(void **state)
     assert_found(world, 0, world->count);
 }
 
-/* A prepared slot of which the tables did not learn is there at the next start. */
+/* A prepared slot of which the tables did not learn is not one at the next start. It is made again. */
 static void prepared_and_forgotten(void **state)
 {
     struct world *world = *state;
@@ -501,13 +573,13 @@ static void prepared_and_forgotten(void **state)
     fill_slot(world, MIB, 0);
     assert_int_equal(log_prepare(world->log), 0);
     reopen(world);
-    assert_int_equal(log_slots(world->log), 2);
+    assert_int_equal(log_slots(world->log), 1);
     assert_found(world, 0, world->count);
     world->applied = newest(world);
-    world->slots = 2;
-    assert_int_equal(log_start(world->log), 0);
+    go_on(world);
     fill_slot(world, MIB, 0);
-    assert_true(log_has_room(world->log, PAGE));
+    assert_false(log_has_room(world->log, PAGE));
+    make_slot(world);
     const struct batch_header header = append(world, 1, 300);
     assert_lies(world, "log.1", &header);
 }
@@ -565,10 +637,12 @@ static void used_again(void **state)
     assert_false(log_has_room(world->log, PAGE));
     apply_to(world, last_of[0]);
     assert_true(log_has_room(world->log, PAGE));
-    assert_true(log_has_room(world->log, 8 * MIB)); /* an empty one grows */
+    assert_true(log_has_room(world->log, MIB));
+    assert_false(log_has_room(world->log, MIB + PAGE)); /* no slot grows */
+    assert_int_equal(log_batch_bytes_max(world->log), 4 * MIB);
     const uint64_t segment = header.segment;
     header = append(world, 1, 300);
-    assert_int_equal(header.offset, 0);
+    assert_int_equal(header.offset, FIRST_AT);
     assert_true(header.segment > segment);
     assert_lies(world, "log.0", &header);
     uint32_t n = 0;
@@ -610,7 +684,7 @@ static void one_slot_only(void **state)
     for (int round = 0; round < 5; round++) {
         const struct batch_header header = append(world, 1, 300);
         assert_true(header.segment > segment);
-        assert_int_equal(header.offset, 0);
+        assert_int_equal(header.offset, FIRST_AT);
         assert_lies(world, "log.0", &header);
         segment = header.segment;
         const uint32_t before = world->count;
@@ -624,178 +698,152 @@ static void one_slot_only(void **state)
     }
 }
 
-/* Larger than any slot: an empty one grows. A slot that grew over the maximum is cut back once that is applied. */
-static void larger_than_any_slot(void **state)
+/* While the log is used no slot grows: a full disk would not let it. What is larger than any has no room. */
+static void no_slot_grows(void **state)
 {
     struct world *world = *state;
-    struct batch_header header;
 
     start(world);
-    header = append(world, 1, 3 * MIB);
-    assert_lies(world, "log.0", &header);
-    assert_int_equal(log_bytes(world->log), file_bytes("log.0"));
-    reopen(world);
-    assert_found(world, 0, 1);
-    world->applied = newest(world);
-    assert_int_equal(log_start(world->log), 0);
-
-    header = append(world, 5, LOG_SLOT_BYTES_MAX + 3 * MIB);
-    assert_int_equal(header.offset, 0);
-    assert_lies(world, "log.0", &header);
-    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
-    assert_int_equal(log_bytes(world->log), LOG_SLOT_BYTES_MAX + 3 * MIB);
+    fill_slot(world, MIB, 0);
     make_slot(world);
-    header = append(world, 1, 300);
-    assert_lies(world, "log.1", &header);
-    /* Not applied: nothing is cut. */
-    assert_int_equal(log_prepare(world->log), 0);
-    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
-    reopen(world);
-    assert_found(world, 1, 3);
-    assert_int_equal(log_start(world->log), 0);
-    world->applied = newest(world);
-
-    /* After a start the first slot is the current one: there it grew, and is not cut while it is. */
-    append(world, 1, 300);
-    assert_int_equal(log_prepare(world->log), 0);
-    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
-    const uint32_t before = world->count - 1;
-    fill_slot(world, LOG_SLOT_BYTES_MAX + 3 * MIB, PAGE);
-    const uint64_t last = newest(world);
-    header = append(world, 1, 300);
-    assert_lies(world, "log.1", &header);
-    assert_int_equal(log_prepare(world->log), 0);
-    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX + 3 * MIB);
-    reopen(world);
-    assert_found(world, before, world->count);
-    assert_int_equal(log_start(world->log), 0);
-    world->applied = newest(world);
-    append(world, 1, LOG_SLOT_BYTES_MAX + PAGE);
-    append(world, 1, LOG_SLOT_BYTES_MAX + 5 * MIB - PAGE);
-    apply_to(world, newest(world) - 1);
-    assert_true(newest(world) > last);
-    assert_int_equal(log_prepare(world->log), 0);
-    assert_int_equal(file_bytes("log.0"), LOG_SLOT_BYTES_MAX);
-    assert_int_equal(file_bytes("log.1"), LOG_SLOT_BYTES_MAX + 5 * MIB - PAGE);
-    assert_int_equal(log_bytes(world->log), 2 * (uint64_t)LOG_SLOT_BYTES_MAX + 5 * MIB - PAGE);
-    /* What was cut is free again. */
+    apply_to(world, newest(world));
+    assert_int_equal(log_batch_bytes_max(world->log), 2 * MIB);
     assert_true(log_has_room(world->log, 2 * MIB));
-    header = append(world, 1, 300);
-    assert_lies(world, "log.0", &header);
-    reopen(world);
-    assert_found(world, world->count - 2, world->count);
+    assert_false(log_has_room(world->log, 2 * MIB + PAGE));
+    /* The disk is full from now on, and the largest batch finds its place whenever all before it is applied. */
+    sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
+    for (int round = 0; round < 5; round++) {
+        append(world, 1, 300);
+        assert_false(log_has_room(world->log, 2 * MIB));
+        apply_to(world, newest(world));
+        assert_true(log_has_room(world->log, 2 * MIB));
+        append(world, 3, 2 * MIB);
+        apply_to(world, newest(world));
+        log_prepare(world->log);
+        assert_int_equal(file_bytes("log.0"), FIRST_AT + MIB);
+        assert_int_equal(file_bytes("log.1"), FIRST_AT + 2 * MIB);
+    }
+    sim_disk_fail(0, 0, false, 0);
 }
 
-/* While the applying thread cuts a slot, the writing thread has the room that it was told of. */
-struct meanwhile {
-    struct world *world;
-    pthread_t thread;
-    struct made made;
-    _Atomic pid_t tid; /* 0: not begun */
-    atomic_bool ended;
-    bool began, had_room;
-    int code;
-    uint64_t first;
-};
-
-/* Without asserts of the test's: they are for its own thread. */
-static void *append_meanwhile(void *context)
+/* There is room for the largest change from the start on, also if it became larger since the log was made. */
+static void room_for_the_largest_change(void **state)
 {
-    struct meanwhile *meanwhile = context;
-    struct batch batch = make_made(&meanwhile->made);
-
-    atomic_store(&meanwhile->tid, gettid());
-    meanwhile->had_room = log_has_room(meanwhile->world->log, batch.bytes->size);
-    if (meanwhile->had_room)
-        meanwhile->code = log_append(meanwhile->world->log, batch.bytes->data);
-    meanwhile->first = batch.first;
-    blob_release(batch.bytes);
-    atomic_store(&meanwhile->ended, true);
-    return NULL;
-}
-
-/* Is it waiting, for a mutex that is? proc(5): the state stands after the name, which is in parentheses. */
-static bool sleeps(pid_t tid)
-{
-    char path[64], text[128] = "";
-    FILE *file;
-
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
-    if (!(file = fopen(path, "r")))
-        return false;
-    if (!fgets(text, sizeof text, file))
-        text[0] = '\0';
-    fclose(file);
-    return strstr(text, ") S ");
-}
-
-static void on_cut(void *context, enum sim_call call)
-{
-    struct meanwhile *meanwhile = context;
-
-    if (call != SIM_TRUNCATE)
-        return;
-    meanwhile->began = true;
-    if (pthread_create(&meanwhile->thread, NULL, append_meanwhile, meanwhile) != 0)
-        abort();
-    /* It has come in between, or waits until it may. */
-    while (!atomic_load(&meanwhile->ended) && !(atomic_load(&meanwhile->tid) && sleeps(atomic_load(&meanwhile->tid))))
-        sched_yield();
-}
-
-static void cut_while_appending(void **state)
-{
+    static const uint64_t changes[] = {MIB, 3 * MIB + 77, 17 * MIB, 5000};
     struct world *world = *state;
+    uint64_t largest = 0;
 
-    for (uint64_t bytes = 300; bytes <= LOG_SLOT_BYTES_MAX + 4 * MIB; bytes += LOG_SLOT_BYTES_MAX + 3 * MIB) {
-        struct meanwhile meanwhile = {.world = world};
-        if (world->log)
-            world->applied = newest(world);
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        world->change_bytes_max = changes[i];
         start(world);
-        append(world, 1, LOG_SLOT_BYTES_MAX + PAGE);
+        largest = changes[i] > largest ? changes[i] : largest;
+        assert_true(log_batch_bytes_max(world->log) >= BATCH_HEADER_BYTES + largest);
+        append(world, 1, BATCH_HEADER_BYTES + changes[i]);
         if (log_wants_slot(world->log))
             make_slot(world);
-        append(world, 1, 300);
-        fill_slot(world, file_bytes("log.1"), PAGE);
-        apply_to(world, world->made[world->count - 3].first);
-        assert_true(log_has_room(world->log, PAGE));
-        meanwhile.made = next_made(world, 1, bytes);
-        sim_disk_hook(on_cut, &meanwhile);
-        assert_int_equal(log_prepare(world->log), 0);
-        assert_true(meanwhile.began);
-        pthread_join(meanwhile.thread, NULL);
-        sim_disk_hook(NULL, NULL);
-        assert_true(meanwhile.had_room);
-        assert_int_equal(meanwhile.code, 0);
-        const struct batch_header header = written(world, meanwhile.first);
-        assert_lies(world, "log.0", &header);
-        const uint64_t size = file_bytes("log.0");
-        assert_true(size == LOG_SLOT_BYTES_MAX || size == batch_padded_bytes(header.bytes));
-        assert_int_equal(log_bytes(world->log), size + file_bytes("log.1"));
+        reopen(world);
+        assert_found(world, world->count - 1, world->count);
+        world->applied = newest(world);
+        go_on(world);
     }
+
+    /* No room for it: the start says so, and nothing is lost. */
+    append(world, 1, 300);
+    world->change_bytes_max = 30 * MIB;
+    reopen(world);
+    sim_disk_fail(SIM_WRITE, 1, true, ENOSPC);
+    world->applied = newest(world);
+    assert_int_equal(log_start(world->log), ENOSPC);
+    sim_disk_fail(0, 0, false, 0);
+    start(world);
+    append(world, 1, 30 * MIB);
+
+    /* A new log has it in its first slot. */
+    sim_disk_drop("log.0");
+    assert_int_equal(log_make(&sim_disk, "dir", world->secret, 5 * MIB), 0);
+    assert_true(file_bytes("log.0") >= FIRST_AT + BATCH_HEADER_BYTES + 5 * MIB);
 }
 
-/* A slot whose making was cut off is written full before it is used. */
+/* What an attempt to make a slot has left says nothing, whatever it is, and is replaced when there is room. Nor does it
+ * keep the log from going on while the disk is full. */
 static void cut_off_in_the_making(void **state)
 {
-    static const uint64_t sizes[] = {0, 1, 511, 5000, 2 * MIB - 1};
+    static const uint64_t sizes[] = {0, 1, 511, 5000, 2 * MIB - 1, 2 * MIB + PAGE, 9 * MIB};
     struct world *world = *state;
-    uint8_t *zeros = mem_zero(1, 2 * MIB);
+    uint8_t *zeros = mem_zero(1, 9 * MIB);
 
     start(world);
     append(world, 1, 300);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         sim_disk_put("log.1", zeros, sizes[i]);
+        sim_disk_fail(SIM_MAKE | SIM_WRITE, 1, true, ENOSPC);
         reopen(world);
-        assert_int_equal(log_slots(world->log), 2);
+        assert_int_equal(log_slots(world->log), 1);
         assert_found(world, world->count - 1, world->count);
         world->applied = newest(world);
-        assert_int_equal(log_start(world->log), 0);
-        assert_int_equal(file_bytes("log.1"), 2 * MIB);
-        assert_int_equal(log_bytes(world->log), 3 * MIB);
+        go_on(world);
+        sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
+        fill_slot(world, MIB, 0);
+        assert_int_equal(log_prepare(world->log), ENOSPC);
+        sim_disk_put("log.1", zeros, sizes[i]);
+        sim_disk_fail(0, 0, false, 0);
+        make_slot(world);
+        assert_int_equal(file_bytes("log.1"), FIRST_AT + 2 * MIB);
+        const struct batch_header header = append(world, 1, 300);
+        assert_lies(world, "log.1", &header);
+        world->applied = newest(world) - 1;
+        reopen(world);
+        assert_found(world, world->count - 1, world->count);
+        /* Once more, without it. */
+        world->slots = 1;
+        log_close(world->log);
+        world->log = NULL;
+        sim_disk_drop("log.1");
+        world->applied = newest(world);
+        start(world);
         append(world, 1, 300);
     }
     mem_free(zeros);
+}
+
+/* The tables are one commit behind and do not know of a slot that has batches: it is read all the same, and so has to
+ * be each before it. */
+static void a_slot_that_the_tables_forgot(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    make_slot(world);
+    append(world, 1, 300);
+    world->slots = 1;
+    reopen(world);
+    assert_int_equal(log_slots(world->log), 2);
+    assert_found(world, 0, world->count);
+    world->applied = newest(world);
+    go_on(world);
+    world->slots = 2;
+    fill_slot(world, 2 * MIB, 0);
+    fill_slot(world, MIB, 0);
+    make_slot(world);
+    append(world, 1, 300);
+    log_close(world->log);
+    world->log = NULL;
+    world->slots = 1;
+    uint64_t bytes;
+    const uint8_t *data = sim_disk_data("log.1", &bytes);
+    uint8_t *copy = mem_zero(1, bytes);
+    memcpy(copy + FIRST_AT, data + FIRST_AT, bytes - FIRST_AT);
+    sim_disk_put("log.1", copy, bytes);
+    mem_free(copy);
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.1: is not as it was left"));
+    sim_disk_drop("log.1");
+    assert_null(try_open(world, false, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.1: is not as it was left: it is missing"));
 }
 
 /* ---- What recovery says ------------------------------------------------------------------------ */
@@ -832,8 +880,7 @@ static void missing_slot(void **state)
     world->log = try_open(world, true, &error);
     assert_non_null(world->log);
     assert_int_equal(log_slots(world->log), 2);
-    assert_int_equal(log_start(world->log), 0);
-    fill_slot(world, MIB, 0);
+    go_on(world);
     const struct batch_header header = append(world, 1, 300);
     assert_lies(world, "log.1", &header);
     log_close(world->log);
@@ -843,6 +890,100 @@ static void missing_slot(void **state)
     assert_null(try_open(world, false, &error));
     assert_int_equal(error.exit_code, 65);
     assert_non_null(strstr(error.message, "log.0"));
+}
+
+/* What the tables know of is there whole, or something is lost: nothing that can become of a file passes for one that
+ * was never written to. */
+static void known_slots(void **state)
+{
+    enum {
+        EMPTY,
+        SHORT,
+        PAGE_SHORT,
+        ZEROED,
+        FIRST_PAGE_ZEROED,
+        FIRST_BATCH_ZEROED,
+        OTHER_SLOT,
+        OTHER_STORE,
+        MISSING,
+        ALL_KINDS
+    };
+    static const char *const reasons[] = {
+        "it is empty",
+        "it is shorter than it was made",
+        "it is shorter than it was made",
+        "its first page is zeros",
+        "its first page is zeros",
+        "it has zeros where its first batch was",
+        "it is another file of the log, under a wrong name",
+        "its first page is damaged, or was written by another store",
+        "it is missing",
+    };
+    struct world *world = *state;
+    uint8_t other_secret[RECORD_SECRET_BYTES] = {1};
+    struct store_error error;
+    uint64_t bytes;
+
+    start(world);
+    fill_slot(world, MIB, 0);
+    make_slot(world);
+    append(world, 1, 300);
+    const uint8_t *there = sim_disk_data("log.1", &bytes);
+    uint8_t *good = mem_alloc(bytes), *bad = mem_alloc(bytes);
+    memcpy(good, there, bytes);
+    log_close(world->log);
+    world->log = NULL;
+    /* Also a slot of which everything is applied, and one in which nothing was. */
+    for (int round = 0; round < 3; round++) {
+        if (round == 1)
+            world->applied = newest(world);
+        if (round == 2)
+            slot_write_head(good, 1, bytes, world->secret);
+        for (int kind = 0; kind < ALL_KINDS; kind++) {
+            memcpy(bad, good, bytes);
+            if (kind == ZEROED)
+                memset(bad, 0, bytes);
+            if (kind == FIRST_PAGE_ZEROED)
+                memset(bad, 0, PAGE);
+            if (kind == FIRST_BATCH_ZEROED)
+                memset(bad + FIRST_AT, 0, PAGE);
+            if (kind == OTHER_SLOT)
+                slot_write_head(bad, 0, bytes, world->secret);
+            if (kind == OTHER_STORE)
+                slot_write_head(bad, 1, bytes, other_secret);
+            sim_disk_put("log.1", bad,
+                         kind == EMPTY        ? 0
+                         : kind == SHORT      ? 5000
+                         : kind == PAGE_SHORT ? bytes - PAGE
+                                              : bytes);
+            if (kind == MISSING)
+                sim_disk_drop("log.1");
+            world->log = try_open(world, false, &error);
+            assert_null(world->log);
+            assert_int_equal(error.exit_code, 65);
+            assert_non_null(strstr(error.message, "log.1: is not as it was left"));
+            if (!strstr(error.message, reasons[kind]))
+                fail_msg("%d: %s", kind, error.message);
+            assert_int_equal(sim_disk_open_files(), 0);
+            /* Accepted, it is a slot again, and the next start has nothing to complain of. */
+            world->log = try_open(world, true, &error);
+            assert_non_null(world->log);
+            assert_true(log_lost(world->log));
+            const uint64_t before = world->applied;
+            world->applied = newest(world);
+            go_on(world);
+            reopen(world);
+            assert_false(log_lost(world->log));
+            log_close(world->log);
+            world->log = NULL;
+            world->applied = before;
+            if (round < 2)
+                world->segment = 0;
+            sim_disk_put("log.1", good, bytes);
+        }
+    }
+    mem_free(good);
+    mem_free(bad);
 }
 
 /* Without the slot that has the middle: only accept_loss goes on, with what the others have. */
@@ -871,7 +1012,7 @@ static void lost_middle(void **state)
     assert_true(is_made(log_batch(world->log, 1), &world->made[world->count - 2]));
     assert_true(is_made(log_batch(world->log, 2), &world->made[world->count - 1]));
     world->applied = newest(world);
-    assert_int_equal(log_start(world->log), 0);
+    go_on(world);
     append(world, 1, 300);
     reopen(world);
     assert_found(world, world->count - 1, world->count);
@@ -886,6 +1027,8 @@ static void put_two_segments(struct world *world)
 {
     for (uint32_t slot = 0, n = 0; slot < 2; slot++) {
         struct blob *file = blob_new(PAGE);
+        blob_extend(file, SLOT_HEAD_BYTES);
+        file->size = FIRST_AT;
         for (; n < (slot ? ALL : FIRST); n++) {
             if (world->count == n)
                 next_made(world, 1 + n, BYTES[n]);
@@ -897,6 +1040,9 @@ static void put_two_segments(struct world *world)
         }
         const uint32_t at = blob_extend(file, 2 * PAGE);
         memset(file->data + at, 0, 2 * PAGE);
+        uint8_t head[SLOT_HEAD_BYTES];
+        slot_write_head(head, slot, file->size, world->secret);
+        memcpy(file->data, head, FIRST_AT);
         sim_disk_put(slot ? "log.1" : "log.0", file->data, file->size);
         blob_release(file);
     }
@@ -905,7 +1051,7 @@ static void put_two_segments(struct world *world)
 
 static uint32_t start_of(uint32_t n)
 {
-    uint32_t at = 0;
+    uint32_t at = FIRST_AT;
 
     for (uint32_t i = n < FIRST ? 0 : FIRST; i < n; i++)
         at += (uint32_t)batch_padded_bytes(BYTES[i]);
@@ -975,24 +1121,20 @@ static void flipped_bits(void **state)
     assert_answer(world, ALL - 1, ALL);
 }
 
-/* A file that ends early: what is lost at the end of the chain counts as never written. */
+/* A file that ends earlier than it was made has lost something, whatever was in that part of it. */
 static void cut_files(void **state)
 {
     struct world *world = *state;
 
-    put_two_segments(world);
-    for (uint32_t size = 0; size <= start_of(ALL - 1) + batch_padded_bytes(BYTES[ALL - 1]) + 2 * PAGE; size++) {
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        const char *name = slot ? "log.1" : "log.0";
         put_two_segments(world);
-        sim_disk_cut("log.1", size);
-        const uint32_t first_there = size >= bytes_of_made(world, FIRST);
-        const uint32_t second_there = size >= start_of(ALL - 1) + bytes_of_made(world, ALL - 1);
-        assert_answer(world, 0, FIRST + first_there + second_there);
-    }
-    /* In the segment before it is damage, as later ones read. */
-    for (uint32_t size = 0; size <= start_of(FIRST - 1) + batch_padded_bytes(BYTES[FIRST - 1]) + 2 * PAGE; size += 5) {
-        put_two_segments(world);
-        sim_disk_cut("log.0", size);
-        assert_answer(world, 0, size >= start_of(FIRST - 1) + bytes_of_made(world, FIRST - 1) ? ALL : 0);
+        const uint64_t whole = file_bytes(name);
+        for (uint64_t size = whole; size < UINT64_MAX; size = size >= 5 ? size - 5 : UINT64_MAX) {
+            put_two_segments(world);
+            sim_disk_cut(name, size);
+            assert_answer(world, 0, size == whole ? ALL : 0);
+        }
     }
 }
 
@@ -1041,12 +1183,12 @@ static void where_the_damage_is(void **state)
         const char *changes, *place;
     } expected[] = {
         {0, "changes 1 to 1 ", "log.0: is damaged"},
-        {0, "changes 1 to 1 ", "before byte 4096"},
-        {1, "changes 2 to 3 ", "from byte 4096"},
+        {0, "changes 1 to 1 ", "before byte 8192"},
+        {1, "changes 2 to 3 ", "from byte 8192"},
         {2, "changes 4 to 6 ", "log.0: is damaged"},
-        {2, "changes 4 to 6 ", "from byte 8192"},
+        {2, "changes 4 to 6 ", "from byte 12288"},
         {3, "changes 7 to 10 ",
-         "log.0: is damaged: the changes 7 to 10 do not read, and later ones do (from byte 16384"},
+         "log.0: is damaged: the changes 7 to 10 do not read, and later ones do (from byte 20480"},
     };
     struct world *world = *state;
     struct store_error error;
@@ -1146,6 +1288,7 @@ static void two_threads(void **state)
     pthread_t writer, applier;
     uint32_t first = 0;
 
+    world->change_bytes_max = LOG_SLOT_BYTES_MAX + MIB;
     start(world);
     assert_int_equal(pthread_create(&writer, NULL, write_many, &threads), 0);
     assert_int_equal(pthread_create(&applier, NULL, apply_many, &threads), 0);
@@ -1170,6 +1313,7 @@ int main(void)
         LOG_TEST(leftovers),
         LOG_TEST(a_torn_batch_reads_later),
         LOG_TEST(a_torn_batch_stands_for_nothing),
+        LOG_TEST(a_torn_first_batch_reads_later),
         LOG_TEST(another_version),
         LOG_TEST(moved),
         LOG_TEST(another_secret),
@@ -1178,16 +1322,18 @@ int main(void)
         LOG_TEST(no_slot_to_have),
         LOG_TEST(used_again),
         LOG_TEST(one_slot_only),
-        LOG_TEST(larger_than_any_slot),
+        LOG_TEST(no_slot_grows),
+        LOG_TEST(room_for_the_largest_change),
         LOG_TEST(cut_off_in_the_making),
+        LOG_TEST(a_slot_that_the_tables_forgot),
         LOG_TEST(missing_slot),
+        LOG_TEST(known_slots),
         LOG_TEST(lost_middle),
         LOG_TEST(flipped_bits),
         LOG_TEST(cut_files),
         LOG_TEST(gaps),
         LOG_TEST(where_the_damage_is),
         LOG_TEST(unreadable),
-        LOG_TEST(cut_while_appending),
         LOG_TEST(two_threads),
     };
 

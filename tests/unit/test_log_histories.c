@@ -36,6 +36,8 @@ struct world {
     /* The tables. */
     uint64_t applied;
     uint64_t told; /* of which the log was told */
+    uint64_t segment;
+    uint64_t change_bytes_max; /* which the tables do not know of: it may be another at each start */
     uint32_t slots;
     /* What was appended, without what a power cut took. All but perhaps the last are acknowledged. */
     struct made *made;
@@ -57,7 +59,7 @@ static void begin(struct world *world, uint64_t seed)
 {
     struct made *made = world->made ? world->made : mem_alloc(MADE_MAX * sizeof *made);
 
-    *world = (struct world){.seed = seed * 2654435761u + 99, .slots = 1, .made = made};
+    *world = (struct world){.seed = seed * 2654435761u + 99, .slots = 1, .made = made, .change_bytes_max = 100000};
     world->applied = 1000 + random_below(world, 100);
     for (unsigned i = 0; i < sizeof world->secret; i++)
         world->secret[i] = (uint8_t)random_below(world, 256);
@@ -78,9 +80,30 @@ static uint64_t newest(const struct world *world)
 
 /* ---- What it does ------------------------------------------------------------------------- */
 
-/* Returns 0 or what failed: then the log is to be closed. */
+static int make(const struct world *world)
+{
+    return log_make(&sim_disk, "dir", world->secret, world->change_bytes_max);
+}
+
+/* The tables have what was found, and then the number of the segment that comes. */
+static int go_on(struct world *world)
+{
+    world->slots = log_slots(world->log);
+    world->segment = log_segment(world->log);
+    world->applied = world->told = newest(world);
+    const int code = log_start(world->log);
+    if (code == 0)
+        world->segment = log_segment(world->log);
+    return code;
+}
+
+/* Returns 0 or what failed: then the log is to be closed. What is larger than any slot is made smaller. */
 static int append(struct world *world, uint32_t changes, uint64_t bytes)
 {
+    const uint64_t most = log_batch_bytes_max(world->log);
+
+    assert_true(most >= world->change_bytes_max);
+    bytes = bytes < most ? bytes : most;
     const struct made made = {newest(world) + 1, changes, (uint32_t)bytes, ++world->salt};
     struct batch batch = make_made(&made);
     int code = 0;
@@ -109,12 +132,13 @@ static void apply_some(struct world *world, bool all)
         return;
     const uint64_t end_at = first + 1 + (all ? world->count - first - 1 : random_below(world, world->count - first));
     world->applied = made_last(&world->made[end_at - 1]);
+    world->segment = log_segment(world->log);
     if (all || random_below(world, 8)) {
         world->told = world->applied;
         log_applied(world->log, world->told);
     }
     if (all)
-        assert_true(log_has_room(world->log, 20 * MIB));
+        assert_true(log_has_room(world->log, log_batch_bytes_max(world->log)));
 }
 
 static int prepare(struct world *world, bool tell)
@@ -126,6 +150,7 @@ static int prepare(struct world *world, bool tell)
     if (!tell)
         return 0;
     world->slots = log_slots(world->log);
+    world->segment = log_segment(world->log);
     log_add_slot(world->log);
     return 0;
 }
@@ -137,6 +162,8 @@ static int recover(struct world *world)
                                         .directory = "dir",
                                         .secret = world->secret,
                                         .applied = world->applied,
+                                        .segment = world->segment,
+                                        .change_bytes_max = world->change_bytes_max,
                                         .slots = world->slots};
     struct store_error error = {0};
     uint32_t at = 0;
@@ -171,13 +198,10 @@ static int scenario(struct world *world, bool grow)
 {
     int code;
 
-    if (!world->logged && (code = log_make(&sim_disk, "dir")) != 0)
+    if (!world->logged && (code = make(world)) != 0)
         return code;
     world->logged = true;
-    if ((code = recover(world)) != 0)
-        return code;
-    world->applied = world->told = newest(world);
-    if ((code = log_start(world->log)) != 0)
+    if ((code = recover(world)) != 0 || (code = go_on(world)) != 0)
         return code;
     for (int i = 0; i < 5; i++)
         if ((code = append(world, 1 + i % 3, 200 + i * 5000)) != 0)
@@ -187,17 +211,16 @@ static int scenario(struct world *world, bool grow)
         (code = prepare(world, false)) != 0 || (code = prepare(world, true)) != 0)
         return code;
     apply_some(world, true);
-    if ((code = append(world, 1, grow ? 17 * MIB : 300)) != 0 || (code = append(world, 1, 300)) != 0)
+    if ((code = append(world, 1, 2 * MIB)) != 0 || (code = append(world, 1, 300)) != 0)
         return code;
     apply_some(world, false);
     apply_some(world, true);
     if ((code = prepare(world, true)) != 0 || (code = append(world, 1, 900 * 1024)) != 0)
         return code;
     end(world);
-    if ((code = recover(world)) != 0)
-        return code;
-    world->applied = world->told = newest(world);
-    if ((code = log_start(world->log)) != 0)
+    world->change_bytes_max = grow ? 5 * MIB : 200000;
+    if ((code = recover(world)) != 0 || (code = go_on(world)) != 0 ||
+        (grow && (code = append(world, 1, 5 * MIB)) != 0))
         return code;
     for (int i = 0; i < 3; i++)
         if ((code = append(world, 2, 400 * 1024)) != 0)
@@ -227,10 +250,9 @@ static void the_nth_failure(void **state)
                 end(&world);
                 sim_disk_fail(0, 0, false, 0);
                 if (!world.logged)
-                    assert_int_equal(log_make(&sim_disk, "dir"), 0); /* nothing was left */
+                    assert_int_equal(make(&world), 0); /* nothing was left */
                 assert_int_equal(recover(&world), 0);
-                world.applied = world.told = newest(&world);
-                assert_int_equal(log_start(world.log), 0);
+                assert_int_equal(go_on(&world), 0);
                 assert_int_equal(append(&world, 1, 300), 0);
                 end(&world);
                 assert_int_equal(recover(&world), 0);
@@ -259,8 +281,7 @@ static void the_nth_power_cut(void **state)
             if (!world.logged)
                 continue; /* the store was not built: it is built again */
             assert_int_equal(recover(&world), 0);
-            world.applied = world.told = newest(&world);
-            assert_int_equal(log_start(world.log), 0);
+            assert_int_equal(go_on(&world), 0);
             assert_int_equal(append(&world, 1, 300), 0);
             end(&world);
             assert_int_equal(recover(&world), 0);
@@ -306,6 +327,8 @@ static int step(struct world *world)
 /* From start to end of one daemon. Returns false where the power went or something failed. */
 static bool live(struct world *world)
 {
+    if (random_below(world, 6) == 0)
+        world->change_bytes_max = random_below(world, 10) ? 1 + random_below(world, 2 * MIB) : 5 * MIB;
     if (recover(world) != 0)
         return false;
     /* What was found is brought in, in parts; the power may go in between. */
@@ -313,9 +336,7 @@ static bool live(struct world *world)
         apply_some(world, false);
         return false;
     }
-    world->slots = log_slots(world->log);
-    world->applied = world->told = newest(world);
-    if (log_start(world->log) != 0)
+    if (go_on(world) != 0)
         return false;
     for (uint64_t steps = random_below(world, STEPS); steps > 0; steps--)
         if (step(world) != 0)
@@ -335,7 +356,7 @@ static void random_histories(void **state)
     for (uint64_t seed = first; seed < first + histories; seed++) {
         begin(&world, seed);
         print_message("seed %llu\r", (unsigned long long)seed);
-        assert_int_equal(log_make(&sim_disk, "dir"), 0);
+        assert_int_equal(make(&world), 0);
         for (int life = 0; life < LIVES; life++) {
             const uint32_t before = world.count;
             const bool unsure = world.last_unsure;

@@ -22,6 +22,7 @@
 #include "daemon/check.h"
 #include "daemon/log.h"
 #include "daemon/memory.h"
+#include "daemon/slot.h"
 #include "daemon/tables.h"
 #include "tests/model/sim_disk.h"
 #include "tests/unit/folder.h"
@@ -65,6 +66,7 @@ struct world {
     uint64_t applied;        /* as it told last */
     const struct disk *disk; /* of the log; NULL: the system's */
     uint64_t base;           /* number of the first change of the workload */
+    uint64_t values_bytes_max;
 };
 
 static void on_wake(void *context)
@@ -78,6 +80,7 @@ static struct store *try_open(struct world *world, uint64_t quota_bytes, struct 
 {
     const struct store_options options = {.directory = world->data,
                                           .quota_bytes = quota_bytes,
+                                          .values_bytes_max = world->values_bytes_max,
                                           .accept_loss = world->accept_loss,
                                           .disk = world->disk,
                                           .wake = on_wake,
@@ -109,6 +112,7 @@ static int set_up(void **state)
         return -1;
     snprintf(world->data, sizeof world->data, "%s/data", world->folder);
     world->boot_ms = 1000;
+    world->values_bytes_max = 1024 * 1024;
     reopen(world);
     *state = world;
     return 0;
@@ -351,6 +355,8 @@ static void values_of_every_size(void **state)
     static const uint32_t sizes[] = {1, 100, 4071, 4072, 4073, 8144, 8145, 1 << 20, 16 << 20};
     struct world *world = *state;
 
+    world->values_bytes_max = UINT64_C(17) << 20;
+    reopen(world);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct bytes values[BLOB_KINDS] = {{0}};
         uint8_t *data = pattern(sizes[i], (unsigned)i), *read = mem_alloc(sizes[i]), *more = mem_alloc(sizes[i] + 1);
@@ -994,11 +1000,11 @@ static void hide_last_commit(struct file *file)
     write_file(file);
 }
 
-/* The log went on over what the last commit had brought into the tables, and that commit counts no more. */
-static void what_was_written_over_is_missed(void **state)
+/* The log went on over what was in the tables before this start, whose last commit counts no more: the one before has
+ * it all too. */
+static void a_start_commits_twice(void **state)
 {
     struct world *world = *state;
-    struct store_error error = {0};
     struct record record = some_record(world->store, "k");
     int status;
 
@@ -1017,9 +1023,8 @@ static void what_was_written_over_is_missed(void **state)
     waitpid(child, &status, 0);
     struct file file = read_file(world);
     hide_last_commit(&file);
-    assert_null(try_open(world, 1 << 30, &error));
-    assert_int_equal(error.exit_code, 65);
-    assert_non_null(strstr(error.message, "log.0"));
+    reopen(world);
+    assert_int_equal(look(world).unfinished, 2);
     mem_free(file.data);
 }
 
@@ -1844,22 +1849,23 @@ static void damage_in_the_log(void **state)
     const uint64_t first = world->base = store_next_number(world->store);
     leave_in_log(world, 6);
     assert_int_equal(check_data(world->data, out), 0);
-    flip_in_log(world, 200);
+    flip_in_log(world, SLOT_FIRST_BATCH_AT + 200);
     assert_null(try_open(world, UINT64_C(1) << 33, &error));
     assert_int_equal(error.exit_code, 65);
     assert_non_null(strstr(error.message, "log.0"));
     assert_int_equal(check_data(world->data, out), 65);
     /* Whole again, it opens: nobody wrote to it meanwhile. */
-    flip_in_log(world, 200);
+    flip_in_log(world, SLOT_FIRST_BATCH_AT + 200);
     assert_int_equal(check_data(world->data, out), 0);
     reopen(world);
     assert_int_equal(store_durable_number(world->store), first + 29);
     assert_worked(world);
 
     leave_in_log(world, 6);
-    flip_in_log(world, 200);
+    flip_in_log(world, SLOT_FIRST_BATCH_AT + 200);
     const struct store_options options = {.directory = world->data,
                                           .quota_bytes = UINT64_C(1) << 33,
+                                          .values_bytes_max = world->values_bytes_max,
                                           .accept_loss = true,
                                           .wake = on_wake,
                                           .wake_context = world};
@@ -1931,6 +1937,7 @@ static void each_byte_of_what_others_count_on(void **state)
     struct world *world = *state;
     const struct store_options options = {.directory = world->data,
                                           .quota_bytes = UINT64_C(1) << 33,
+                                          .values_bytes_max = world->values_bytes_max,
                                           .accept_loss = true,
                                           .wake = on_wake,
                                           .wake_context = world};
@@ -1951,7 +1958,8 @@ static void each_byte_of_what_others_count_on(void **state)
     }
     waitpid(child, NULL, 0);
     struct file tables = read_file(world), log = read_log(world);
-    for (size_t offset = 0, batch = 0; batch < BATCHES; batch++, offset += batch_padded_bytes(header.bytes)) {
+    for (size_t offset = SLOT_FIRST_BATCH_AT, batch = 0; batch < BATCHES;
+         batch++, offset += batch_padded_bytes(header.bytes)) {
         batch_read_header(log.data + offset, &header);
         assert_true(offset + header.bytes < log.size);
         /* All of the header and of the first change, and something of each value behind it. */
@@ -2000,8 +2008,12 @@ static void much_to_recover(void **state)
     store_close(world->store);
     world->store = NULL;
     snprintf(path, sizeof path, "%s/store", world->data);
-    const struct log_options options = {
-        .disk = &disk_system, .directory = path, .secret = facts.secret, .applied = first - 1, .slots = 1};
+    const struct log_options options = {.disk = &disk_system,
+                                        .directory = path,
+                                        .secret = facts.secret,
+                                        .applied = first - 1,
+                                        .slots = 1,
+                                        .change_bytes_max = LIVES * (SIZE + BATCH_CHANGE_BYTES_MAX)};
     struct log *log = log_open(&options, &error);
     assert_non_null(log);
     assert_int_equal(log_start(log), 0);
@@ -2110,6 +2122,45 @@ static void a_failed_flush(void **state)
     }
 }
 
+/* The log went on over what the last commit had brought into the tables, and that commit counts no more. */
+static void what_was_written_over_is_missed(void **state)
+{
+    enum { BYTES = 1000 * 1000 };
+    struct world *world = *state;
+    uint8_t *data = pattern(BYTES, 1);
+    struct store_error error = {0};
+    struct clock_mark mark;
+
+    sim_disk_fail(SIM_MAKE, 1, true, ENOSPC); /* there is one slot */
+    for (int i = 0; i < 2; i++) {
+        struct record record = some_record(world->store, "k");
+        record.input_bytes = BYTES;
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, BYTES)});
+        if (i == 0)
+            commit(world);
+        else
+            flush(world);
+    }
+    /* It ends without another commit. */
+    sim_disk_fail(SIM_WRITE, 1, true, EIO);
+    struct record record = some_record(world->store, "k");
+    append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
+    clock_read_mark(&mark);
+    store_submit(world->store, &mark);
+    assert_true(wait_any(world).failed);
+    store_close(world->store);
+    world->store = NULL;
+    sim_disk_power_on();
+    struct file file = read_file(world);
+    hide_last_commit(&file);
+    assert_null(try_open(world, 1 << 30, &error));
+    assert_int_equal(error.exit_code, 65);
+    assert_non_null(strstr(error.message, "log.0"));
+    mem_free(file.data);
+    mem_free(data);
+}
+
 static void no_room_in_the_log(void **state)
 {
     struct world *world = *state;
@@ -2140,6 +2191,101 @@ static void no_room_in_the_log(void **state)
         assert_true(store_space(world->store, 0).full);
         assert_true(store_ready(world->store));
         flush(world);
+    }
+    mem_free(data);
+}
+
+static uint64_t log_file_bytes(void)
+{
+    uint64_t bytes = 0;
+
+    assert_non_null(sim_disk_data("log.0", &bytes));
+    return bytes;
+}
+
+/* More is appended than any slot has room for, and there is no other to be had: it is written in parts, each when what
+ * is before it is applied, and no file grows. All of it is one to who handed it over. */
+static void more_than_a_slot_at_once(void **state)
+{
+    enum { PARTS = 7, BYTES = 600 * 1000 };
+    struct world *world = *state;
+    uint8_t *data = pattern(BYTES, 1), *read = mem_alloc(BYTES);
+    const uint64_t first = store_next_number(world->store), file = log_file_bytes();
+    struct clock_mark mark;
+    uint32_t durable_events = 0;
+
+    sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
+    for (int i = 0; i < PARTS; i++) {
+        const struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, BYTES)});
+    }
+    assert_true(store_backlog_bytes(world->store) > PARTS * BYTES);
+    clock_read_mark(&mark);
+    mark.retention_ms = mark.wall_ms;
+    store_submit(world->store, &mark);
+    /* What comes now waits for all of that. */
+    const struct record after = some_record(world->store, "after");
+    append(world->store, STORE_PUT_UNFINISHED, &after, 0, NULL);
+    while (store_busy(world->store)) {
+        const uint64_t durable = store_durable_number(world->store);
+        assert_false(store_ready(world->store));
+        if (!store_applying(world->store))
+            store_apply(world->store, 1, world->boot_ms);
+        wait_event(world);
+        durable_events += store_durable_number(world->store) > durable;
+    }
+    assert_int_equal(durable_events, PARTS);
+    assert_int_equal(store_durable_number(world->store), first + PARTS - 1);
+    assert_int_equal(log_file_bytes(), file);
+    if (store_applying(world->store))
+        wait_event(world);
+    while (!store_ready(world->store))
+        apply(world, 0);
+    commit(world);
+    assert_int_equal(store_backlog_bytes(world->store), BATCH_HEADER_BYTES);
+    reopen(world);
+    for (uint64_t n = first; n < first + PARTS; n++) {
+        assert_int_equal(store_read_value(world->store, n, BLOB_INPUT, BYTES, read), STORE_FOUND);
+        assert_memory_equal(read, data, BYTES);
+    }
+    store_end_turn(world->store);
+    assert_int_equal(look(world).unfinished, PARTS + 1);
+    mem_free(data);
+    mem_free(read);
+}
+
+/* At the end what was handed over and not written yet is dropped: nobody was told of it. */
+static void closed_between_parts(void **state)
+{
+    enum { PARTS = 4, BYTES = 600 * 1000 };
+    struct world *world = *state;
+    uint8_t *data = pattern(BYTES, 1);
+    struct clock_mark mark;
+
+    sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
+    for (int written = 0; written < PARTS - 1; written++) {
+        const uint32_t before = look(world).unfinished;
+        for (int i = 0; i < PARTS; i++) {
+            const struct record record = some_record(world->store, "k");
+            append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+                   (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, BYTES)});
+        }
+        while (!store_ready(world->store))
+            apply(world, 0);
+        clock_read_mark(&mark);
+        mark.retention_ms = mark.wall_ms;
+        const uint64_t durable = store_durable_number(world->store);
+        store_submit(world->store, &mark);
+        while (store_durable_number(world->store) < durable + (uint64_t)written) {
+            if (!store_applying(world->store))
+                store_apply(world->store, 0, world->boot_ms);
+            wait_event(world);
+        }
+        reopen(world);
+        const uint32_t after = look(world).unfinished;
+        assert_true(after >= before + (uint32_t)written && after <= before + PARTS);
+        assert_int_equal(store_durable_number(world->store), store_newest_number(world->store));
     }
     mem_free(data);
 }
@@ -2279,7 +2425,7 @@ int main(void)
         STORE_TEST(a_store_without_its_file_is_refused),
         STORE_TEST(a_new_store_needs_a_clock_that_is_set),
         STORE_TEST(no_commit_is_passed_for_the_last),
-        STORE_TEST(what_was_written_over_is_missed),
+        STORE_TEST(a_start_commits_twice),
         STORE_TEST(no_earlier_state_is_passed_for_the_last),
         STORE_TEST(no_flipped_bit_makes_a_key_absent),
         STORE_TEST(a_file_above_the_map_has_room),
@@ -2297,7 +2443,10 @@ int main(void)
         STORE_TEST(each_byte_of_what_others_count_on),
         STORE_TEST(much_to_recover),
         SIM_TEST(a_failed_flush),
+        SIM_TEST(what_was_written_over_is_missed),
         SIM_TEST(no_room_in_the_log),
+        SIM_TEST(more_than_a_slot_at_once),
+        SIM_TEST(closed_between_parts),
         SIM_TEST(a_failed_commit),
         SIM_TEST(the_nth_failure),
     };
