@@ -51,9 +51,9 @@ static void on_unfinished(void *context, uint64_t life, struct bytes record)
     (void)context, (void)life, (void)record;
 }
 
-static void on_finished(void *context, uint64_t place, const struct record *head)
+static void on_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
 {
-    (void)context, (void)place, (void)head;
+    (void)context, (void)place, (void)head, (void)record_bytes;
 }
 
 static void read_clock(void)

@@ -228,15 +228,20 @@ static int sweep_records(struct applying *applying)
     int code = mdb_cursor_get(applying->finished, &key, &value, MDB_FIRST);
 
     while (code == 0 && apply->swept_count < APPLY_SWEPT_MAX) {
+        const struct bytes record = bytes_of(value.mv_data, (uint32_t)value.mv_size);
         struct record head;
         uint64_t place;
 
         memcpy(&place, key.mv_data, sizeof place);
         if (store_place_seconds(place) > apply->sweep_s)
             return 0;
-        if (record_decode_head(bytes_of(value.mv_data, (uint32_t)value.mv_size), &head) != RECORD_GOOD)
-            head.hash = 0;
-        apply->swept[apply->swept_count++] = (struct store_swept){head.hash, place};
+        if (record_decode_head(record, &head) != RECORD_GOOD)
+            head = (struct record){0};
+        apply->swept[apply->swept_count++] =
+            (struct store_swept){.hash = head.hash,
+                                 .place = place,
+                                 .namespace_hash = record_namespace_hash(apply->secret, record_namespace(record)),
+                                 .bytes = (uint64_t)record.size + head.values_bytes};
         if ((code = mdb_cursor_del(applying->finished, 0)) != 0)
             return code;
         step(applying);

@@ -45,10 +45,11 @@ static void load_late(struct engine *engine, uint64_t hash, uint64_t place)
     index_prefetch(engine->index, hash);
 }
 
-static void load_finished(void *context, uint64_t place, const struct record *head)
+static void load_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
 {
     struct engine *engine = context;
 
+    (void)record_bytes;
     load_late(engine, head->hash, place);
     engine->finished++;
     if (engine->largest_bytes < head->values_bytes)

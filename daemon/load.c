@@ -72,14 +72,15 @@ static bool visit_unfinished(const struct loading *loading, uint64_t key, const 
 
 static bool visit_finished(const struct loading *loading, uint64_t key, const MDB_val *value)
 {
+    const struct bytes record = bytes_of(value->mv_data, (uint32_t)value->mv_size);
     struct record head;
 
     /* At a place before its own end it would be swept too early. */
-    if (value->mv_size > RECORD_BYTES_MAX ||
-        record_decode_head(bytes_of(value->mv_data, (uint32_t)value->mv_size), &head) != RECORD_GOOD ||
+    if (value->mv_size > RECORD_BYTES_MAX || record_decode_head(record, &head) != RECORD_GOOD ||
         head.state != RECORD_DONE || store_place_seconds(key) * 1000 < head.expires_ms)
         return lose(loading, "finished", key);
-    loading->visitor->finished(loading->visitor->context, key, &head);
+    head.id.namespace = record_namespace(record);
+    loading->visitor->finished(loading->visitor->context, key, &head, record.size);
     return true;
 }
 

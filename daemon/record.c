@@ -94,6 +94,12 @@ uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct ide
     return XXH3_64bits_withSecret(text, (size_t)(end - text), secret, RECORD_SECRET_BYTES);
 }
 
+uint64_t record_namespace_hash(const uint8_t secret[RECORD_SECRET_BYTES], struct bytes namespace)
+{
+    return XXH3_64bits_withSecret(namespace.size ? (const void *)namespace.data : "", namespace.size, secret,
+                                  RECORD_SECRET_BYTES);
+}
+
 /* ---- Digest ------------------------------------------------------------------------ */
 
 void record_digest(const struct sent_outcome *sent, uint64_t digest[2])
@@ -640,6 +646,15 @@ enum record_check record_decode_head(struct bytes data, struct record *record)
     *record = (struct record){0};
     get_head(data.data, record);
     return RECORD_GOOD;
+}
+
+struct bytes record_namespace(struct bytes data)
+{
+    struct reader reader = {data.data + RECORD_HEAD_BYTES + 1, data.data + data.size, false};
+
+    if (data.size <= RECORD_HEAD_BYTES)
+        return (struct bytes){0};
+    return get_string(&reader, IDEM_NAMESPACE_BYTES_MAX);
 }
 
 /* Fills all of the record where it is good. */

@@ -90,6 +90,9 @@ struct record {
 /* XXH3-64 of the identity's parts, each after its length, under the database's secret. */
 uint64_t record_hash(const uint8_t secret[RECORD_SECRET_BYTES], const struct identity *id);
 
+/* A namespace's, likewise: what names it where it is not at hand. */
+uint64_t record_namespace_hash(const uint8_t secret[RECORD_SECRET_BYTES], struct bytes namespace);
+
 /* Writes the record; returns its bytes, at most RECORD_BYTES_MAX. Asserts that every string is within proto/limits.h.
  */
 uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX]);
@@ -123,6 +126,9 @@ enum record_check {
 enum record_check record_decode(struct bytes data, struct record *record);
 /* The same of what this process encoded and kept in memory: no checksum is looked at, and it is asserted to read. */
 void record_read(struct bytes data, struct record *record);
+/* The namespace that an encoded record says it has; empty where that does not read. Not checked: if the rest is damaged
+ * it may be any. */
+struct bytes record_namespace(struct bytes data);
 /* Only the head: hash, state, expires_ms, life, values_bytes. RECORD_GOOD says nothing of the rest. */
 enum record_check record_decode_head(struct bytes data, struct record *record);
 

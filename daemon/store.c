@@ -443,7 +443,8 @@ static bool start(struct store *store, struct store_error *error)
     if (code != 0)
         return fail(error, 65, "its tables do not read", code);
     take_look(store, &store->applying);
-    store->applying.apply = (struct apply){.tables = &store->tables, .state = &store->state};
+    store->applying.apply =
+        (struct apply){.tables = &store->tables, .state = &store->state, .secret = store->facts.secret};
     if ((code = mdb_txn_begin(store->tables.env, NULL, MDB_RDONLY, &store->reader)) != 0)
         return fail(error, 71, "cannot be read", code);
     mdb_txn_reset(store->reader);

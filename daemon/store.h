@@ -66,12 +66,14 @@ struct store_facts {
 const struct store_facts *store_facts(const struct store *store);
 
 /* Goes once, after open, through everything there is. `unfinished` gets each record with its life (also one whose rest
- * is bad); `finished` gets each head with its place. A bad head, one at a place that is not its own, or a table that
- * does not read whole ends the load: false and *error (65). With accept_loss each is logged, and what can be read is:
- * of a table from both its ends to where it breaks. Where a table's end itself is bad that does not help (65). */
+ * is bad); `finished` gets each head with its place, the namespace that the record
+ * says it has (record_namespace), and how many bytes it takes. A bad head, one at a place that is not its own, or a
+ * table that does not read whole ends the load: false and *error (65). With accept_loss each is logged, and what can be
+ * read is: of a table from both its ends to where it breaks. Where a table's end itself is bad that does not help (65).
+ */
 struct store_visitor {
     void (*unfinished)(void *context, uint64_t life, struct bytes record);
-    void (*finished)(void *context, uint64_t place, const struct record *head);
+    void (*finished)(void *context, uint64_t place, const struct record *head, uint32_t record_bytes);
     void *context;
 };
 /* How many records that will be. */
@@ -132,6 +134,8 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms);
 
 struct store_swept {
     uint64_t hash, place;
+    uint64_t namespace_hash; /* record_namespace_hash, of what record_namespace says */
+    uint64_t bytes;          /* of the record and its values */
 };
 struct store_event {
     bool failed; /* nothing else counts; message says what. Stop. */

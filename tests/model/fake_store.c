@@ -206,8 +206,8 @@ struct swept {
 };
 
 /* What readers see goes, and from the disk the same. */
-static void tables_sweep(struct tables *tables, struct tables *disk, uint64_t sweep_s, uint32_t slice,
-                         struct swept *swept)
+static void tables_sweep(struct tables *tables, struct tables *disk, const uint8_t *secret, uint64_t sweep_s,
+                         uint32_t slice, struct swept *swept)
 {
     struct rows *finished = &tables->finished, *values = &tables->values;
     uint32_t left = slice;
@@ -215,8 +215,11 @@ static void tables_sweep(struct tables *tables, struct tables *disk, uint64_t sw
         struct record head;
         struct row *row = &finished->at[0];
         uint64_t place = row->key;
-        assert(record_decode_head(bytes_of(row->data, row->size), &head) == RECORD_GOOD);
-        swept->at[swept->count++] = (struct store_swept){head.hash, place};
+        const struct bytes record = bytes_of(row->data, row->size);
+        assert(record_decode_head(record, &head) == RECORD_GOOD);
+        swept->at[swept->count++] =
+            (struct store_swept){head.hash, place, record_namespace_hash(secret, record_namespace(record)),
+                                 (uint64_t)record.size + head.values_bytes};
         rows_remove(finished, place);
         rows_remove(values, place);
         rows_remove(&disk->finished, place);
@@ -423,7 +426,8 @@ bool store_load(struct store *store, const struct store_visitor *visitor, struct
         const struct row *row = &tables->finished.at[i];
         struct record head = {0};
         assert(record_decode_head(bytes_of(row->data, row->size), &head) == RECORD_GOOD);
-        visitor->finished(visitor->context, row->key, &head);
+        head.id.namespace = record_namespace(bytes_of(row->data, row->size));
+        visitor->finished(visitor->context, row->key, &head, row->size);
     }
     return true;
 }
@@ -608,7 +612,8 @@ static void poll_applied(struct store *store, struct store_event *event)
     assert(swept.at);
     store->applying = store->applied_done = false;
     if (store->applying_sweep_s)
-        tables_sweep(&store->readable, &store->disk->tables, store->applying_sweep_s, store->sweep_slice, &swept);
+        tables_sweep(&store->readable, &store->disk->tables, store->disk->facts.secret, store->applying_sweep_s,
+                     store->sweep_slice, &swept);
     while (!last) {
         struct batch *batch = store->unapplied;
         last = batch == store->applying_last;

@@ -91,7 +91,8 @@ static void model_change(struct model *model, const struct store_change *change)
 }
 
 /* What may go at this time. Returns how many records, each of which was said to be swept. */
-static uint32_t model_sweep(struct model *model, uint64_t sweep_s, const struct store_swept *swept, uint32_t count)
+static uint32_t model_sweep(struct model *model, uint64_t sweep_s, const uint8_t *secret,
+                            const struct store_swept *swept, uint32_t count)
 {
     uint32_t records = 0;
 
@@ -103,9 +104,11 @@ static uint32_t model_sweep(struct model *model, uint64_t sweep_s, const struct 
             continue;
         }
         for (uint32_t at = 0; at < count && !said; at++) {
-            struct record head;
-            assert_int_equal(record_decode_head(bytes_of(entry->data, entry->size), &head), RECORD_GOOD);
-            said = swept[at].place == entry->key && swept[at].hash == head.hash;
+            struct record record;
+            assert_int_equal(record_decode(bytes_of(entry->data, entry->size), &record), RECORD_GOOD);
+            said = swept[at].place == entry->key && swept[at].hash == record.hash &&
+                   swept[at].namespace_hash == record_namespace_hash(secret, record.id.namespace) &&
+                   swept[at].bytes == (uint64_t)entry->size + record.values_bytes;
         }
         assert_true(said);
         records += entry->kind == 0;
@@ -455,6 +458,7 @@ static int try_apply(struct world *world, uint32_t count, uint64_t sweep_s)
                         .batch_count = count,
                         .state = &world->state,
                         .sweep_s = sweep_s,
+                        .secret = world->secret,
                         .swept = world->swept};
 
     for (uint32_t i = 0; i < count; i++)
@@ -480,7 +484,8 @@ static void model_batch(struct world *world, const struct batch *batch)
 static void apply_first(struct world *world, uint32_t count, uint64_t sweep_s)
 {
     assert_int_equal(try_apply(world, count, sweep_s), 0);
-    assert_int_equal(model_sweep(&world->model, sweep_s, world->swept, world->swept_count), world->swept_count);
+    assert_int_equal(model_sweep(&world->model, sweep_s, world->secret, world->swept, world->swept_count),
+                     world->swept_count);
     for (uint32_t i = 0; i < count; i++)
         model_batch(world, &world->batches[i]);
     if (count > 0) {

@@ -306,10 +306,11 @@ static void on_any_unfinished(void *context, uint64_t life, struct bytes record)
     seen->life = life;
 }
 
-static void on_finished(void *context, uint64_t place, const struct record *head)
+static void on_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
 {
     struct seen *seen = context;
 
+    (void)record_bytes;
     assert_int_equal(head->hash, 77);
     seen->finished++;
     seen->place = place;
@@ -1374,11 +1375,11 @@ static void sum_unfinished(void *context, uint64_t life, struct bytes record)
     *sum += life * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-static void sum_finished(void *context, uint64_t place, const struct record *head)
+static void sum_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
 {
     uint64_t *sum = context;
 
-    (void)place; /* at another one than it was put at, but not before its end, it is there */
+    (void)record_bytes, (void)place; /* at another one than it was put at, but not before its end, it is there */
     *sum += (head->life ^ head->expires_ms << 20) * UINT64_C(0xd1342543de82ef95);
 }
 
