@@ -151,15 +151,70 @@ bool decide_alive(struct engine *engine, const struct asker *asker)
 
 void decide_unpark(struct engine *engine, struct parked *parked)
 {
-    struct space *space = parked->operation ? NULL : space_of_recovers(parked->queue);
+    struct space *recovers = parked->operation ? NULL : space_of_recovers(parked->queue), *space = parked->space;
 
     deadline_clear(&engine->waits, &parked->deadline);
     engine->waiting--;
     engine->waiting_bytes -= parked->bytes;
     parked_free(parked);
-    if (space)
-        space_let_go(engine, space);
+    if (recovers)
+        space_let_go(engine, recovers);
+    space_remove_waiting(engine, space);
 }
+
+/* ---- Shares ------------------------------------------------------------------------- */
+
+/* Rounded up, so that a share of little is not nothing. */
+static uint64_t percent_of(uint64_t percent, uint64_t amount)
+{
+    return amount / 100 * percent + (amount % 100 * percent + 99) / 100;
+}
+
+/* May a namespace that has `own` of the `all` that are taken take another one? */
+static bool is_within_share(uint64_t share, uint64_t own, uint64_t all, uint64_t limit)
+{
+    const uint64_t others = all > own ? all - own : 0;
+
+    return own < percent_of(share, limit > others ? limit - others : 0);
+}
+
+/* What is asked of one namespace only when so much is taken that some namespace may be over its share: as long as all
+ * together have less than the share of everything, none is. */
+static bool shares_matter(const struct engine *engine, uint64_t all, uint64_t limit)
+{
+    return engine->options.namespace_share && all >= percent_of(engine->options.namespace_share, limit);
+}
+
+static bool too_many_waiting(const struct engine *engine, struct bytes namespace)
+{
+    return shares_matter(engine, engine->waiting, IDEM_WAITERS_MAX) &&
+           !is_within_share(engine->options.namespace_share, engine_counts_of(engine, namespace).waiting,
+                            engine->waiting, IDEM_WAITERS_MAX);
+}
+
+static bool too_many_unfinished(const struct engine *engine, struct bytes namespace)
+{
+    const uint64_t all = engine->running + engine->interrupted, limit = engine->options.unfinished_max;
+
+    if (!shares_matter(engine, all, limit))
+        return false;
+    const struct engine_counts own = engine_counts_of(engine, namespace);
+    return !is_within_share(engine->options.namespace_share, own.running + own.interrupted, all, limit);
+}
+
+/* Of the tables' pages a namespace has the part that its records and values have of all. */
+static bool takes_too_much(const struct engine *engine, struct bytes namespace, const struct store_space *space)
+{
+    if (!shares_matter(engine, space->needed_bytes, space->quota_bytes))
+        return false;
+    const struct engine_counts own = engine_counts_of(engine, namespace);
+    const double part = engine->stored_bytes ? (double)own.stored_bytes / (double)engine->stored_bytes : 0;
+    const uint64_t own_bytes =
+        (uint64_t)(part * (double)space->used_bytes) + (own.running + own.interrupted) * space->unfinished_bytes;
+    return !is_within_share(engine->options.namespace_share, own_bytes, space->needed_bytes, space->quota_bytes);
+}
+
+/* ---- Waiting, its limits ------------------------------------------------------------ */
 
 static const char *waiting_limit(const struct engine *engine, const struct asker *asker,
                                  const struct operation *operation)
@@ -170,6 +225,8 @@ static const char *waiting_limit(const struct engine *engine, const struct asker
         return "wait_ms: 1,024 calls wait for this operation, and no more can";
     if (engine->waiting >= IDEM_WAITERS_MAX)
         return "wait_ms: 10,000 calls wait, and no more can";
+    if (too_many_waiting(engine, asker->call->id.namespace))
+        return "wait_ms: as many calls of this namespace wait as its share allows (--namespace-share)";
     if (asker->party->parked_count >= IDEM_WAITERS_PER_CONNECTION_MAX)
         return "wait_ms: 256 calls of this connection wait, and no more can";
     if (engine->waiting_bytes + parked_bytes(asker->call) > IDEM_WAITERS_BYTES_MAX)
@@ -196,6 +253,7 @@ bool decide_park(struct engine *engine, const struct asker *asker, struct parked
     }
     struct parked *parked = parked_new(asker->call, asker->party, asker->request, queue);
     parked->operation = operation;
+    parked->space = space_add_waiting(engine, asker->call->id.namespace);
     parked->arrival = engine->parked++;
     parked->deadline_is_timeout = asker->deadline_ms < wait_end_ms;
     deadline_set(&engine->waits, &parked->deadline, parked->deadline_is_timeout ? asker->deadline_ms : wait_end_ms);
@@ -221,10 +279,22 @@ bool decide_no_room(struct engine *engine, const struct asker *asker, bool first
                       "as many operations are unfinished as this daemon allows (--max-unfinished)");
         return true;
     }
-    if (store_space(engine->store, unfinished + first).full) {
+    if (first && too_many_unfinished(engine, asker->call->id.namespace)) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED", NULL,
+                      "as many operations of this namespace are unfinished as its share allows (--namespace-share)");
+        return true;
+    }
+    const struct store_space space = store_space(engine->store, unfinished + first);
+    if (space.full) {
         decide_refuse(
             engine, asker, CODE_RESOURCE_EXHAUSTED, "STORE_FULL", NULL,
             "the store is full (--quota, or the disk): it replays, completes and releases, and grants nothing new");
+        return true;
+    }
+    if ((first || asker->call->type == CALL_CHECKPOINT) && takes_too_much(engine, asker->call->id.namespace, &space)) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "STORE_FULL", NULL,
+                      "this namespace has as much of the store as its share allows (--namespace-share): it replays, "
+                      "completes and releases, and is granted nothing new");
         return true;
     }
     return false;
@@ -239,7 +309,7 @@ static void decide_damaged(struct engine *engine, const struct asker *asker, str
                       "the stored record of this operation is damaged; Forget removes it");
         return;
     }
-    operation_remove_damaged(engine, found, asker->call->hash);
+    operation_remove_damaged(engine, found, asker->call);
     reply.depends = store_newest_number(engine->store);
     decide_reply(engine, asker, &reply);
 }

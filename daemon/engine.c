@@ -49,7 +49,7 @@ static void load_finished(void *context, uint64_t place, const struct record *he
 {
     struct engine *engine = context;
 
-    (void)record_bytes;
+    space_store(engine, head->id.namespace, (uint64_t)record_bytes + head->values_bytes, 0, true);
     load_late(engine, head->hash, place);
     engine->finished++;
     if (engine->largest_bytes < head->values_bytes)
@@ -141,10 +141,10 @@ void engine_close(struct engine *engine)
             space_leave(engine, operation);
         operation_discard(operation);
     }
-    assert(engine->spaces.entries == 0 && engine->gone.entries == 0);
+    assert(engine->gone.entries == 0);
     table_free(&engine->gone);
     deadlines_free(&engine->graces);
-    table_free(&engine->spaces);
+    space_free_all(engine);
     table_free(&engine->recovered);
     mem_free(engine->retired);
     blob_release(engine->scratch);
@@ -309,8 +309,10 @@ static void take_swept(struct engine *engine, uint32_t most)
     for (uint32_t i = 0; i < most && engine->swept_count > 0; i++) {
         if (engine->swept_count > SWEPT_AHEAD)
             index_prefetch(engine->index, engine->swept[SWEPT_AHEAD].hash);
-        if (index_remove(engine->index, engine->swept->hash, engine->swept->place))
+        if (index_remove(engine->index, engine->swept->hash, engine->swept->place)) {
             engine->finished--;
+            space_unstore(engine, engine->swept->namespace_hash, engine->swept->bytes, true);
+        }
         engine->swept++;
         engine->swept_count--;
     }
@@ -432,6 +434,7 @@ struct engine_counts engine_counts(const struct engine *engine)
         .running = engine->running,
         .interrupted = engine->interrupted,
         .finished = engine->finished,
+        .stored_bytes = engine->stored_bytes,
         .waiting = engine->waiting,
         .waiting_bytes = engine->waiting_bytes,
         .memory_bytes = engine->record_bytes + engine->space_bytes + table_memory_bytes(&engine->spaces) +
@@ -444,8 +447,13 @@ struct engine_counts engine_counts_of(const struct engine *engine, struct bytes 
 {
     const struct space *space = space_find(engine, namespace, (struct bytes){0});
 
-    return (struct engine_counts){.running = space ? space->running_count : 0,
-                                  .interrupted = space ? space->interrupted_count : 0};
+    if (!space)
+        return (struct engine_counts){0};
+    return (struct engine_counts){.running = space->running_count,
+                                  .interrupted = space->interrupted_count,
+                                  .finished = space->finished,
+                                  .stored_bytes = space->stored_bytes,
+                                  .waiting = space->waiting};
 }
 
 void engine_check(const struct engine *engine)

@@ -91,6 +91,8 @@ struct engine_options {
     bool (*alive)(void *context, struct party *party);
     void *context;
     uint64_t unfinished_max;
+    uint32_t namespace_share; /* percent that one namespace may take of what the others leave of what all share: the
+                               * store's quota, unfinished_max, the places for calls that wait; 0: all of it */
     struct durations_sampled *cold_reads; /* of records and values from the store; NULL: not timed */
 };
 
@@ -133,11 +135,12 @@ uint32_t engine_largest_bytes(const struct engine *engine);
 
 struct engine_counts {
     uint64_t running, interrupted, finished;
+    uint64_t stored_bytes; /* of all records with their values, as they are stored */
     uint64_t waiting, waiting_bytes;
     uint64_t memory_bytes; /* of operations and index */
 };
 struct engine_counts engine_counts(const struct engine *engine);
-/* Of one namespace: only running and interrupted, which are what the engine knows by namespace; the others are 0. */
+/* Of one namespace; waiting_bytes and memory_bytes are not known by namespace, and 0. */
 struct engine_counts engine_counts_of(const struct engine *engine, struct bytes namespace);
 /* Walks everything and asserts what must hold. For tests. */
 void engine_check(const struct engine *engine);

@@ -61,6 +61,7 @@ static const struct entry gauges_table[] = {
     GAUGE("running", running, "operations with an owner"),
     GAUGE("interrupted", interrupted, "operations whose owner is gone and whose effect nobody knows"),
     GAUGE("finished", finished, "operations with a stored outcome, expired ones not yet swept included"),
+    GAUGE("stored_bytes", stored_bytes, "what records and their values take in the store, without its own overhead"),
     GAUGE("waiting", waiting, "calls that wait"),
     GAUGE("waiting_bytes", waiting_bytes, "memory of calls that wait"),
     GAUGE("operation_memory_bytes", memory_bytes, "memory of unfinished operations and the index"),
@@ -140,19 +141,24 @@ void metrics_each(const struct metrics *metrics, const struct metrics_gauges *ga
     each_histogram(metrics, visit, context);
 }
 
-static const char *help_of(const char *name)
+void metrics_each_of_namespace(const char *namespace, const struct metrics_gauges *gauges, metrics_visit *visit,
+                               void *context)
 {
-    for (size_t i = 0; i < sizeof gauges_table / sizeof gauges_table[0]; i++)
-        if (strcmp(gauges_table[i].name, name) == 0)
-            return gauges_table[i].help;
-    return "";
-}
+    static const size_t known[] = {
+        offsetof(struct metrics_gauges, running),  offsetof(struct metrics_gauges, interrupted),
+        offsetof(struct metrics_gauges, finished), offsetof(struct metrics_gauges, stored_bytes),
+        offsetof(struct metrics_gauges, waiting),
+    };
 
-void metrics_each_of_namespace(const char *namespace, uint64_t running, uint64_t interrupted, uint64_t started_ms,
-                               metrics_visit *visit, void *context)
-{
-    visit(context, "idemd_started_ms", NULL, NULL, NULL, NULL, (double)started_ms, help_of("idemd_started_ms"));
-    visit(context, "idemd_running", "namespace", namespace, NULL, NULL, (double)running, help_of("idemd_running"));
-    visit(context, "idemd_interrupted", "namespace", namespace, NULL, NULL, (double)interrupted,
-          help_of("idemd_interrupted"));
+    for (size_t i = 0; i < sizeof gauges_table / sizeof gauges_table[0]; i++) {
+        const struct entry *gauge = &gauges_table[i];
+        bool is_known = false;
+        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++)
+            is_known |= gauge->offset == known[k];
+        if (is_known)
+            visit(context, gauge->name, "namespace", namespace, NULL, NULL, value_at(gauges, gauge->offset),
+                  gauge->help);
+        else if (gauge->offset == offsetof(struct metrics_gauges, started_ms))
+            visit(context, gauge->name, NULL, NULL, NULL, NULL, value_at(gauges, gauge->offset), gauge->help);
+    }
 }

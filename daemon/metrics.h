@@ -32,7 +32,7 @@ struct metrics {
 /* Values that are asked for, not counted. */
 struct metrics_gauges {
     uint64_t started_ms, now_ms; /* Unix time */
-    uint64_t running, interrupted, finished, waiting, waiting_bytes, memory_bytes;
+    uint64_t running, interrupted, finished, stored_bytes, waiting, waiting_bytes, memory_bytes;
     uint64_t memory_used_bytes, memory_limit_bytes, memory_full;
     uint64_t connections, buffered_bytes, held_bytes;
     uint64_t store_used_bytes, store_quota_bytes, store_full, log_bytes, tail_bytes;
@@ -46,9 +46,10 @@ typedef void metrics_visit(void *context, const char *name, const char *label_na
 void metrics_each(const struct metrics *metrics, const struct metrics_gauges *gauges, metrics_visit *visit,
                   void *context);
 
-/* The few that are known by namespace, with it as their label. */
-void metrics_each_of_namespace(const char *namespace, uint64_t running, uint64_t interrupted, uint64_t started_ms,
-                               metrics_visit *visit, void *context);
+/* The few that are known by namespace (running, interrupted, finished, stored_bytes and waiting of `gauges`), with it
+ * as their label; and started_ms. */
+void metrics_each_of_namespace(const char *namespace, const struct metrics_gauges *gauges, metrics_visit *visit,
+                               void *context);
 
 /* The name of a call by its field number ("begin"), NULL where there is none; of a status code ("NOT_FOUND"). */
 const char *metrics_call_name(unsigned call);

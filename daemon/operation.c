@@ -14,17 +14,28 @@
 
 uint32_t operation_hash(const struct engine *engine, struct bytes namespace, struct bytes name)
 {
-    uint64_t hash = XXH3_64bits_withSecret(namespace.data, namespace.size, engine->secret, RECORD_SECRET_BYTES);
+    uint64_t hash = record_namespace_hash(engine->secret, namespace);
 
     if (name.size)
         hash ^= XXH3_64bits_withSecret(name.data, name.size, engine->secret, RECORD_SECRET_BYTES) >> 32;
     return (uint32_t)hash;
 }
 
+static struct bytes record_of(const struct operation *operation)
+{
+    return bytes_of(operation->record, operation->record_bytes);
+}
+
+/* Of an encoded record: with its values, as the store has it. */
+static uint64_t stored_bytes(struct bytes record)
+{
+    return (uint64_t)record.size + record_values_bytes(record);
+}
+
 void operation_read(const struct operation *operation, struct record *record)
 {
     assert(operation->record && !operation->damaged);
-    record_read(bytes_of(operation->record, operation->record_bytes), record);
+    record_read(record_of(operation), record);
     assert(record->revision == operation->revision && (int)record->state == operation->state);
 }
 
@@ -193,8 +204,10 @@ void operation_enter_loaded(struct engine *engine, struct operation *operation)
 {
     struct record record = {.state = operation->state};
 
-    if (!operation->damaged)
+    if (!operation->damaged) {
         operation_read(operation, &record);
+        space_store(engine, record.id.namespace, stored_bytes(record_of(operation)), 0, false);
+    }
     enter(engine, operation, &record);
 }
 
@@ -304,12 +317,14 @@ static struct operation *change_put(struct engine *engine, struct found *found, 
     fill_values(call, decision, &change);
     change.record = bytes_of(encoded, record_encode(next, encoded));
     if (operation && operation->record && operation->life == next->life)
-        change.base = bytes_of(operation->record, operation->record_bytes);
+        change.base = record_of(operation);
     store_append(engine->store, &change, values);
 
     if (!operation)
         operation = make(engine, next->hash, next->life);
     begin_life(engine, operation, next->life);
+    space_store(engine, next->id.namespace, stored_bytes(change.record),
+                operation->state == RECORD_ABSENT ? 0 : stored_bytes(record_of(operation)), next->state == RECORD_DONE);
     if (operation->state != (int)next->state || decision->granted) {
         if (operation->state != RECORD_ABSENT)
             leave(engine, operation);
@@ -340,6 +355,11 @@ static void remove_stored(struct engine *engine, const struct found *found)
     store_append(engine->store, &change, NULL);
 }
 
+static void unstore(struct engine *engine, struct bytes namespace, uint64_t bytes, bool finished)
+{
+    space_unstore(engine, record_namespace_hash(engine->secret, namespace), bytes, finished);
+}
+
 static struct operation *change_remove(struct engine *engine, struct found *found)
 {
     struct operation *operation = found->operation;
@@ -349,9 +369,12 @@ static struct operation *change_remove(struct engine *engine, struct found *foun
         const bool was_there = index_remove(engine->index, found->record.hash, found->place);
         assert(was_there);
         engine->finished--;
+        unstore(engine, found->record.id.namespace, found->stored_bytes, true);
         return NULL;
     }
+    const bool was_done = operation->state == RECORD_DONE;
     leave(engine, operation);
+    unstore(engine, found->record.id.namespace, stored_bytes(record_of(operation)), was_done);
     set_record(engine, operation, NULL, 0);
     drop_slice(&operation->input);
     drop_slice(&operation->value);
@@ -365,7 +388,7 @@ struct operation *operation_change(struct engine *engine, struct found *found, c
     return decision->change == CHANGE_PUT ? change_put(engine, found, call, decision) : change_remove(engine, found);
 }
 
-void operation_remove_damaged(struct engine *engine, struct found *found, uint64_t hash)
+void operation_remove_damaged(struct engine *engine, struct found *found, const struct call *call)
 {
     struct operation *operation = found->operation;
 
@@ -375,9 +398,10 @@ void operation_remove_damaged(struct engine *engine, struct found *found, uint64
         leave(engine, operation);
         operation_free_absent(engine, operation);
     } else {
-        const bool was_there = index_remove(engine->index, hash, found->place);
+        const bool was_there = index_remove(engine->index, call->hash, found->place);
         assert(was_there);
         engine->finished--;
+        unstore(engine, call->id.namespace, found->stored_bytes, true);
     }
 }
 

@@ -122,6 +122,7 @@ struct engine {
     unsigned expected_count;
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes, space_bytes;
+    uint64_t stored_bytes; /* of all records with their values */
     uint64_t parked;       /* calls so far: what numbers them */
     uint64_t committed_ms; /* boot time of the last batch handed over */
     bool called;           /* since then */
@@ -152,6 +153,7 @@ static inline struct operation *operation_at_entry(uint64_t entry)
 struct found {
     struct operation *operation; /* in memory, or NULL */
     uint64_t place;              /* in the store, or 0 */
+    uint64_t stored_bytes;       /* in the store: of the record and its values */
     bool there;                  /* record is filled */
     bool damaged;                /* it exists and does not read; life and place of `record` are filled */
     struct record record;
@@ -175,7 +177,7 @@ void operation_enter_loaded(struct engine *engine, struct operation *operation);
 struct operation *operation_change(struct engine *engine, struct found *found, const struct call *call,
                                    struct decision *decision);
 /* Removes what does not read. */
-void operation_remove_damaged(struct engine *engine, struct found *found, uint64_t hash);
+void operation_remove_damaged(struct engine *engine, struct found *found, const struct call *call);
 /* An absent operation without waiters goes. */
 void operation_free_absent(struct engine *engine, struct operation *operation);
 /* Gives its memory back and leaves no list: for closing the engine. */

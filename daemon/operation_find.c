@@ -110,6 +110,7 @@ static bool find_in_store(struct engine *engine, uint64_t place, const struct id
     found->damaged = check != RECORD_GOOD;
     found->there = !found->damaged;
     found->place = place;
+    found->stored_bytes = (uint64_t)data.size + found->record.values_bytes;
     return true;
 }
 

@@ -23,6 +23,7 @@ enum kind {
     KIND_DURATION,   /* uint64_t, ms */
     KIND_DURATION32, /* uint32_t, ms */
     KIND_COUNT,      /* uint64_t */
+    KIND_COUNT32,    /* uint32_t */
     KIND_MODE,       /* int: permissions */
     KIND_GROUP,      /* int64_t: a group's number */
     KIND_WORD,       /* int: the place of its word, plus `least` */
@@ -201,6 +202,18 @@ static const struct option table[] = {
      1,
      IDEM_UNFINISHED_MAX,
      {0}},
+    {"namespace-share",
+     "IDEMD_NAMESPACE_SHARE",
+     "PERCENT",
+     "50",
+     "how much one namespace may take of what the others leave: of --quota, of --max-unfinished and of the places for "
+     "calls that wait. At 50 two busy namespaces get a third each, and a third stays free; at 100 one may take all "
+     "(1 .. 100)",
+     KIND_COUNT32,
+     AT(server.namespace_share),
+     1,
+     100,
+     {0}},
     {"max-memory",
      "IDEMD_MAX_MEMORY",
      "BYTES",
@@ -342,19 +355,20 @@ static const char *set_number(const struct option *option, char *at, const char 
     static const struct unit plain[] = {{"", 1}, {NULL, 0}};
     static char fault[160];
     const bool duration = option->kind == KIND_DURATION || option->kind == KIND_DURATION32;
+    const bool count = option->kind == KIND_COUNT || option->kind == KIND_COUNT32;
     uint64_t number;
 
-    if (!(duration                     ? options_duration(value, &number)
-          : option->kind == KIND_COUNT ? read_units(value, plain, &number)
-                                       : options_bytes(value, &number)))
-        return duration                     ? "write a duration as 500ms, 30s, 5m, 24h, 7d"
-               : option->kind == KIND_COUNT ? "write a number"
-                                            : "write a number of bytes as 1048576, 64KiB, 16MiB, 8GiB";
+    if (!(duration ? options_duration(value, &number)
+          : count  ? read_units(value, plain, &number)
+                   : options_bytes(value, &number)))
+        return duration ? "write a duration as 500ms, 30s, 5m, 24h, 7d"
+               : count  ? "write a number"
+                        : "write a number of bytes as 1048576, 64KiB, 16MiB, 8GiB";
     if (number < option->least || number > option->most) {
         snprintf(fault, sizeof fault, "out of its range: %s", option->help);
         return fault;
     }
-    if (option->kind == KIND_BYTES32 || option->kind == KIND_DURATION32)
+    if (option->kind == KIND_BYTES32 || option->kind == KIND_DURATION32 || option->kind == KIND_COUNT32)
         *(uint32_t *)(void *)at = (uint32_t)number;
     else
         *(uint64_t *)(void *)at = number;

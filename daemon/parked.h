@@ -21,6 +21,7 @@ struct parked {
     struct parked_queue *queue;
     struct parked *queue_previous, *queue_next;
     struct operation *operation; /* NULL: a Recover */
+    struct space *space;         /* its namespace's */
     uint64_t arrival;            /* grows from one that is parked to the next */
     uint32_t bytes;
     struct call call; /* its views point behind this struct */

@@ -438,6 +438,7 @@ static bool start(struct server *server, const struct server_options *options, s
     const struct service_options service_options = {.store = server->store,
                                                     .policy = options->policy,
                                                     .unfinished_max = options->unfinished_max,
+                                                    .namespace_share = options->namespace_share,
                                                     .outlet = conns_outlet(&server->conns)};
     server->service = service_open(&service_options, &server->now, error);
     server->conns.service = server->service;

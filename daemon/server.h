@@ -19,7 +19,8 @@ struct server_options {
     bool accept_loss;
     struct policy policy; /* of the default namespace, and of every one that has none of its own */
     uint64_t unfinished_max;
-    uint64_t memory_max; /* bytes; 0: what suits the machine */
+    uint32_t namespace_share; /* percent of what the other namespaces leave, 1 .. 100 */
+    uint64_t memory_max;      /* bytes; 0: what suits the machine */
 };
 
 /* Runs until it is told to stop (SIGTERM, SIGINT). Returns the exit code, after it logged why. */

@@ -288,6 +288,7 @@ static struct metrics_gauges read_gauges(const struct service *service)
         .running = counts.running,
         .interrupted = counts.interrupted,
         .finished = counts.finished,
+        .stored_bytes = counts.stored_bytes,
         .waiting = counts.waiting,
         .waiting_bytes = counts.waiting_bytes,
         .memory_bytes = counts.memory_bytes,
@@ -319,7 +320,13 @@ static void on_stats(struct session *session, const Idem__V1__Request *request)
     if (*namespace) {
         const struct engine_counts counts =
             engine_counts_of(service->engine, bytes_of(namespace, (uint32_t)strlen(namespace)));
-        metrics_each_of_namespace(namespace, counts.running, counts.interrupted, gauges.started_ms, add_metric, &stats);
+        const struct metrics_gauges of_namespace = {.started_ms = gauges.started_ms,
+                                                    .running = counts.running,
+                                                    .interrupted = counts.interrupted,
+                                                    .finished = counts.finished,
+                                                    .stored_bytes = counts.stored_bytes,
+                                                    .waiting = counts.waiting};
+        metrics_each_of_namespace(namespace, &of_namespace, add_metric, &stats);
     } else {
         metrics_each(&service->metrics, &gauges, add_metric, &stats);
     }
@@ -591,6 +598,7 @@ struct service *service_open(const struct service_options *options, const struct
                                                   .alive = on_alive,
                                                   .context = service,
                                                   .unfinished_max = options->unfinished_max,
+                                                  .namespace_share = options->namespace_share,
                                                   .cold_reads = &service->metrics.cold_read};
 
     service->options = *options;

@@ -45,6 +45,7 @@ struct service_options {
     struct store *store;
     struct policy policy; /* of every namespace */
     uint64_t unfinished_max;
+    uint32_t namespace_share; /* as in struct engine_options */
     struct service_outlet outlet;
 };
 

@@ -54,7 +54,7 @@ static struct space *make(struct engine *engine, struct bytes namespace, struct 
 /* The namespace's own. */
 static struct space *get_whole(struct engine *engine, struct bytes namespace)
 {
-    static const struct bytes any = {0};
+    const struct bytes any = bytes_of("", 0);
 
     if (!engine->last_space || !is_of(engine->last_space, namespace, any)) {
         engine->last_space = space_find(engine, namespace, any);
@@ -80,7 +80,8 @@ void space_let_go(struct engine *engine, struct space *space)
 {
     struct space *whole = space->whole;
 
-    if (space->running_count || space->interrupted_count || space->names || space->recovers.count)
+    if (space->running_count || space->interrupted_count || space->names || space->recovers.count || space->waiting ||
+        space->stored_bytes)
         return;
     if (engine->last_space == space)
         engine->last_space = NULL;
@@ -132,6 +133,55 @@ void space_leave(struct engine *engine, struct operation *operation)
     space_let_go(engine, space);
 }
 
+void space_store(struct engine *engine, struct bytes namespace, uint64_t bytes, uint64_t before, bool finished)
+{
+    struct space *space = get_whole(engine, namespace);
+
+    assert(space->stored_bytes >= before);
+    space->finished += finished;
+    space->stored_bytes += bytes - before;
+    engine->stored_bytes += bytes - before;
+}
+
+static struct space *find_whole(const struct engine *engine, uint64_t namespace_hash)
+{
+    struct table_entry *entry = table_first(&engine->spaces, (uint32_t)namespace_hash);
+    struct space *space;
+
+    for (; (space = (struct space *)(void *)entry); entry = table_next(entry))
+        if (!space->whole && record_namespace_hash(engine->secret, namespace_of(space)) == namespace_hash)
+            break;
+    return space;
+}
+
+void space_unstore(struct engine *engine, uint64_t namespace_hash, uint64_t bytes, bool finished)
+{
+    struct space *space = find_whole(engine, namespace_hash);
+
+    /* A record whose rest is damaged may have been counted for another namespace than it now seems to be of. */
+    if (!space || space->finished < finished || space->stored_bytes < bytes)
+        return;
+    space->finished -= finished;
+    space->stored_bytes -= bytes;
+    engine->stored_bytes -= bytes;
+    space_let_go(engine, space);
+}
+
+struct space *space_add_waiting(struct engine *engine, struct bytes namespace)
+{
+    struct space *space = get_whole(engine, namespace);
+
+    space->waiting++;
+    return space;
+}
+
+void space_remove_waiting(struct engine *engine, struct space *space)
+{
+    assert(space->waiting > 0);
+    space->waiting--;
+    space_let_go(engine, space);
+}
+
 void space_stand_last(struct operation *operation)
 {
     interrupted_remove(&whole_of(operation)->interrupted, operation);
@@ -148,6 +198,19 @@ struct parked *space_first_recover(const struct operation *operation)
     struct parked *named = operation->space->whole ? operation->space->recovers.first : NULL;
 
     return !any || (named && named->arrival < any->arrival) ? named : any;
+}
+
+void space_free_all(struct engine *engine)
+{
+    struct table_entry *entry;
+
+    while ((entry = table_any(&engine->spaces))) {
+        struct space *space = (struct space *)(void *)entry;
+        assert(!space->whole && !space->running_count && !space->interrupted_count && !space->waiting);
+        space->stored_bytes = 0;
+        space_let_go(engine, space);
+    }
+    table_free(&engine->spaces);
 }
 
 void space_check(const struct operation *operation)

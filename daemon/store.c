@@ -935,6 +935,8 @@ struct store_space store_space(const struct store *store, uint64_t unfinished)
                             store_backlog_bytes(store);
 
     return (struct store_space){.used_bytes = store->used_bytes,
+                                .needed_bytes = needed,
+                                .unfinished_bytes = UNFINISHED_BYTES,
                                 .quota_bytes = store->options.quota_bytes,
                                 .full = store->disk_full || needed > store->options.quota_bytes};
 }

@@ -178,6 +178,9 @@ void store_end_turn(struct store *store);
 
 struct store_space {
     uint64_t used_bytes; /* of the tables: pages in use, exact */
+    uint64_t
+        needed_bytes; /* the same, with what is kept for the unfinished, for what is to be applied, and in reserve */
+    uint64_t unfinished_bytes; /* what is kept for each unfinished operation */
 
     uint64_t quota_bytes;
     bool full; /* with `unfinished` operations there is no room for another grant or checkpoint */

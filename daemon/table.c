@@ -146,6 +146,15 @@ struct table_entry *table_next(const struct table_entry *entry)
     return of_hash(entry->next, entry->hash);
 }
 
+/* From the end, since that is where buckets go. */
+struct table_entry *table_any(const struct table *table)
+{
+    for (uint32_t number = table->entries ? table->buckets : 0; number-- > 0;)
+        if (*bucket_at(table, number))
+            return *bucket_at(table, number);
+    return NULL;
+}
+
 void table_free(struct table *table)
 {
     for (size_t i = 0; i < sizeof table->segments / sizeof table->segments[0]; i++)

@@ -29,6 +29,8 @@ void table_remove(struct table *table, struct table_entry *entry);
  * hash. Valid until the table is changed. */
 struct table_entry *table_first(const struct table *table, uint32_t hash);
 struct table_entry *table_next(const struct table_entry *entry);
+/* Some entry, for taking all of them out; NULL: there is none. */
+struct table_entry *table_any(const struct table *table);
 size_t table_memory_bytes(const struct table *table);
 /* Walks the whole table and asserts what must hold. For tests. */
 void table_check(const struct table *table);

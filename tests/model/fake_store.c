@@ -342,6 +342,7 @@ struct store {
     const struct batch *applying_last;   /* up to this one; NULL: only sweeps */
     bool finished, applied_done, failed; /* what the next poll says */
     bool full, no_room, lazy, reads_ahead;
+    uint64_t used_bytes, quota_bytes;
     uint32_t sweep_slice;
     struct store_swept *swept;
     struct lent *lent;
@@ -375,6 +376,8 @@ struct store *store_open(const struct store_options *options, struct store_error
     store->unapplied_last = &store->unapplied;
     store->durable = store->applied = disk->newest;
     store->sweep_slice = SWEEP_SLICE;
+    store->used_bytes = 4096;
+    store->quota_bytes = 1 << 30;
     store->wake = options->wake;
     store->wake_context = options->wake_context;
     return store;
@@ -727,8 +730,13 @@ void store_end_turn(struct store *store)
 
 struct store_space store_space(const struct store *store, uint64_t unfinished)
 {
-    (void)unfinished;
-    return (struct store_space){.used_bytes = 4096, .quota_bytes = 1 << 30, .full = store->full};
+    enum { UNFINISHED_BYTES = 8192 };
+
+    return (struct store_space){.used_bytes = store->used_bytes,
+                                .needed_bytes = store->used_bytes + unfinished * UNFINISHED_BYTES,
+                                .unfinished_bytes = UNFINISHED_BYTES,
+                                .quota_bytes = store->quota_bytes,
+                                .full = store->full};
 }
 
 /* ---- The thread, and trouble ---- */
@@ -779,6 +787,12 @@ void fake_store_crash(struct store *store, bool flight_survives)
     if (store->flight && flight_survives && !store->finished)
         commit(store);
     store_free(store);
+}
+
+void fake_store_set_space(struct store *store, uint64_t used_bytes, uint64_t quota_bytes)
+{
+    store->used_bytes = used_bytes;
+    store->quota_bytes = quota_bytes;
 }
 
 void fake_store_set_full(struct store *store, bool full)

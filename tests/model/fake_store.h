@@ -39,6 +39,8 @@ void fake_store_crash(struct store *store, bool flight_survives);
 /* ---- Trouble ---- */
 
 void fake_store_set_full(struct store *store, bool full);
+/* How many bytes of pages it says that it uses and has; from the start it uses one page, of a GiB. */
+void fake_store_set_space(struct store *store, uint64_t used_bytes, uint64_t quota_bytes);
 /* How many sweeps one commit does at most. */
 void fake_store_sweep_slice(struct store *store, uint32_t records);
 /* From now on, opening this directory fails with this exit code (0: works again), and loading says that a head is bad.

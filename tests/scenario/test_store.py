@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """A store that is full, damaged, or swept, seen through a real daemon."""
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ MIB = 1 << 20
 
 class Full(Case):
     def test_a_full_store_refuses_only_what_is_new(self):
-        daemon = self.daemon("--quota", "64MiB")
+        daemon = self.daemon("--quota", "64MiB", "--namespace-share", "100")
         client = self.client(daemon)
         done = client.begin("done").grant.fence
         client.complete("done", done, b"body")
@@ -49,7 +50,7 @@ class Full(Case):
                    "the log has that it is full no more")
 
     def test_as_many_unfinished_as_allowed(self):
-        daemon = self.daemon("--max-unfinished", "3")
+        daemon = self.daemon("--max-unfinished", "3", "--namespace-share", "100")
         client = self.client(daemon)
         fences = [client.begin(f"k{i}").grant.fence for i in range(3)]
         reply = client.call(begin=begin("k3"))
@@ -59,41 +60,75 @@ class Full(Case):
         self.assertEqual(client.begin("k3").answer, EXECUTE)
 
 
+class Shares(Case):
+    def test_one_namespace_leaves_room_for_the_others(self):
+        daemon = self.daemon("--quota", "64MiB")
+        client = self.client(daemon)
+        fences = []
+        for i in range(2000):
+            reply = client.call(begin=begin(f"k{i}", namespace="greedy", input=os.urandom(65536)))
+            if reply.status.code:
+                break
+            fences.append(reply.begin.grant.fence)
+        self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "STORE_FULL"))
+        self.assertIn("namespace", reply.status.message)
+        self.assertGreater(len(fences), 100)
+        for i in range(20):
+            self.assertEqual(client.begin(f"k{i}", namespace="modest", input=os.urandom(65536)).answer, EXECUTE)
+
+    def test_what_a_namespace_has_is_known_after_a_restart(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+
+        def counts(namespace):
+            metrics = self.client(daemon).call(stats=pb.StatsRequest(namespace=namespace)).stats.metrics
+            return {m.name: m.value for m in metrics if m.name != "idemd_started_ms"}
+
+        for namespace, many in (("a", 5), ("b", 2)):
+            for i in range(many):
+                fence = client.begin(f"k{i}", namespace=namespace).grant.fence
+                if i:
+                    client.call(complete=pb.CompleteRequest(op=op(f"k{i}", namespace=namespace), fence=fence, outcome=pb.Outcome(
+                        kind=pb.OUTCOME_KIND_SUCCEEDED, body=os.urandom(3000))))
+        before = counts("a"), counts("b")
+        self.assertEqual((before[0]["idemd_running"], before[0]["idemd_finished"]), (1, 4))
+        self.assertGreater(before[0]["idemd_stored_bytes"], 4 * 3000)
+        daemon.kill()
+        daemon.start()
+        self.assertEqual((counts("a"), counts("b")), before)
+        self.assertEqual(counts("nobody")["idemd_stored_bytes"], 0)
+
+
 class Short(Case):
     """Memory is short: the daemon has as much in use as it may."""
+    numbers = itertools.count()
 
-    def metric(self, client, name):
-        return next(m.value for m in client.call(stats=pb.StatsRequest()).stats.metrics if m.name == name)
+    def begin_until_refused(self, client, begun):
+        """Begins many at a time until none of them is granted. Unfinished operations stay in memory. Returns the refusal."""
+        large = {"operation": "o" * 128, "owner": "w" * 128, "fingerprint": b"f" * 64}
+        while True:
+            keys = [f"k{next(self.numbers):0200}" for _ in range(500)]
+            sent = [client.send(begin=begin(key, caller="c" * 128, **large)) for key in keys]
+            replies = [client.reply(request) for request in sent]
+            grants = {key: reply.begin.grant.fence for key, reply in zip(keys, replies) if not reply.status.code}
+            if not grants:
+                return replies[-1].status
+            begun.update(grants)
 
     def test_short_of_memory_it_refuses_only_what_is_new(self):
         daemon = self.daemon("--max-memory", "64MiB")
         client = self.client(daemon)
         done = client.begin("done").grant.fence
         client.complete("done", done, b"body")
-        begun, refused = {}, None
-        # Unfinished operations stay in memory. They are large, and many begin at once, so that this does not take long.
-        large = {"operation": "o" * 128, "owner": "w" * 128, "fingerprint": b"f" * 64}
-        for first in range(0, 400000, 500):
-            sent = {key: client.send(begin=begin(key, caller="c" * 128, **large))
-                    for key in (f"k{i:0200}" for i in range(first, first + 500))}
-            for key, request in sent.items():
-                reply = client.reply(request)
-                if reply.status.code:
-                    refused = reply.status
-                else:
-                    begun[key] = reply.begin.grant.fence
-            if refused:
-                break
+        begun = {}
+        refused = self.begin_until_refused(client, begun)
         self.assertEqual((refused.code, refused.reason), (pb.CODE_RESOURCE_EXHAUSTED, "MEMORY_FULL"))
         self.assertGreater(len(begun), 10000)
-        self.assertEqual(self.metric(client, "idemd_memory_full"), 1)
-        # A call that would wait is refused as well; it is not left without an answer.
-        some = next(iter(begun))
-        again = begin(some, caller="c" * 128, wait_ms=1000, **large)
-        self.assertEqual(client.call(begin=again).status.reason, "TOO_MANY_WAITERS")
+        self.until(lambda: any("event=memory_full" in line for line in daemon.log), "it says so")
         # Everything else goes on.
         self.assertEqual(client.begin("done").outcome.body, b"body")
-        again.wait_ms = 0
+        some = next(iter(begun))
+        again = begin(some, caller="c" * 128, operation="o" * 128, fingerprint=b"f" * 64)
         self.assertEqual(client.call(begin=again).begin.answer, RUNNING)
         self.assertEqual(client.call(complete=pb.CompleteRequest(op=again.op, fence=begun.pop(some), outcome=pb.Outcome(
             kind=pb.OUTCOME_KIND_SUCCEEDED, body=b"x" * MIB))).complete.ownership, pb.OWNERSHIP_HELD)
@@ -104,7 +139,7 @@ class Short(Case):
             for request in sent:
                 self.assertEqual(client.reply(request).release.ownership, pb.OWNERSHIP_HELD)
         self.until(lambda: not client.call(begin=begin("fresh")).status.code, "there is room again")
-        self.assertTrue(any("event=memory_full" in line for line in daemon.log))
+        self.until(lambda: any("event=memory_free" in line for line in daemon.log), "it says so")
 
 
 class Damaged(Case):

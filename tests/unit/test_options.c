@@ -91,6 +91,7 @@ static void the_defaults_are_the_protocols(void **state)
     assert_int_equal(policy->if_interrupted, IF_INTERRUPTED_REPORT);
     assert_int_equal(policy->max_outcome_bytes, IDEM_BODY_BYTES_DEFAULT);
     assert_int_equal(options.server.unfinished_max, 1000000);
+    assert_int_equal(options.server.namespace_share, 50);
     assert_true(options.server.memory_max == 0);
     assert_null(options.check_data);
 }
@@ -100,9 +101,10 @@ static void every_option_is_taken(void **state)
     const struct policy *policy = &options.server.policy;
 
     (void)state;
-    assert_true(read_words("--data|/d|--listen|tcp:localhost:4336|--quota|64MiB|--accept-loss|--log-level|debug|"
-                           "--log-format|json|--keep|2h|--keep-min|90s|--keep-max|7d|--lease|1m|--grace|250ms|"
-                           "--if-interrupted|take-over|--max-outcome|64KiB|--max-unfinished|17|--max-memory|64MiB"));
+    assert_true(read_words(
+        "--data|/d|--listen|tcp:localhost:4336|--quota|64MiB|--accept-loss|--log-level|debug|"
+        "--log-format|json|--keep|2h|--keep-min|90s|--keep-max|7d|--lease|1m|--grace|250ms|"
+        "--if-interrupted|take-over|--max-outcome|64KiB|--max-unfinished|17|--max-memory|64MiB|--namespace-share|7"));
     assert_string_equal(options.server.data, "/d");
     assert_int_equal(options.server.listen_count, 1);
     assert_string_equal(options.server.listen[0], "tcp:localhost:4336");
@@ -119,6 +121,7 @@ static void every_option_is_taken(void **state)
     assert_int_equal(policy->max_outcome_bytes, 65536);
     assert_int_equal(options.server.unfinished_max, 17);
     assert_int_equal(options.server.memory_max, 64 << 20);
+    assert_int_equal(options.server.namespace_share, 7);
 }
 
 static void every_variable_is_taken(void **state)
@@ -238,6 +241,7 @@ static void the_edges_of_every_range(void **state)
         {"--grace", "0ms", "24h", "", "25h"},
         {"--max-outcome", "64KiB", "16MiB", "65535", "16777217"},
         {"--max-unfinished", "1", "100000000", "0", "100000001"},
+        {"--namespace-share", "1", "100", "0", "101"},
         {"--max-memory", "64MiB", "1048576GiB", "67108863", "1125899906842625"},
     };
     char words[128];
