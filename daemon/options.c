@@ -353,7 +353,7 @@ static const char *set_word(const struct option *option, int *place, const char 
 static const char *set_number(const struct option *option, char *at, const char *value)
 {
     static const struct unit plain[] = {{"", 1}, {NULL, 0}};
-    static char fault[160];
+    static char fault[400];
     const bool duration = option->kind == KIND_DURATION || option->kind == KIND_DURATION32;
     const bool count = option->kind == KIND_COUNT || option->kind == KIND_COUNT32;
     uint64_t number;
