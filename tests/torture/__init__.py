@@ -5,6 +5,7 @@
     broken      builds that are broken on purpose, which each suite has to catch
     daemon      a daemon as a process, and a client that speaks idem.proto
     wire        the messages of idem.proto as dictionaries
+    operations  what clients do and are told, and what must be true after that
     power, ...  the suites: each is a module with a function run(run) and the names of its broken builds
 
 Only Python's standard library is used, so that a suite runs wherever the daemon is built."""

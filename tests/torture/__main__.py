@@ -9,7 +9,7 @@ import time
 
 from .run import Run
 
-SUITES = ["power", "walks"]
+SUITES = ["power", "faults", "walks"]
 
 
 def duration(text):

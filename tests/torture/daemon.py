@@ -8,10 +8,22 @@ import signal
 import socket
 
 from . import wire
-from .run import IDEMD, Violation
+from .run import BUILD, IDEMD, Violation
 
 PATIENCE = 60.0
 EXIT_CODES = {0, 64, 65, 69, 70, 71, 73, 74, 75, 77, 78}  # those that the manual names
+
+
+INTERPOSE = os.path.join(BUILD, "tests", "libtorture_interpose.so")
+
+
+def interposed(tree, recording=None, ways="", slow_us=0, faults=None):
+    """The environment of a daemon between which and the disk interpose.c stands."""
+    variables = {"LD_PRELOAD": INTERPOSE, "TORTURE_TREE": tree}
+    for name, value in (("RECORD", recording), ("BREAK", ways), ("SLOW_US", slow_us), ("FAULTS", faults)):
+        if value:
+            variables["TORTURE_" + name] = str(value)
+    return variables
 
 
 class Daemon:
@@ -110,7 +122,7 @@ class Client:
             raise Ended(str(error)) from error
         self.next_id = first_id
         self.reader = wire.Reader()
-        self.answers = {}
+        self.answers, self.early = {}, {}  # those that were not asked for yet; that came while something was sent
 
     def send(self, **call):
         return self.send_all([call])[0]
@@ -119,17 +131,25 @@ class Client:
         """Sends many at once; returns their ids."""
         first = self.next_id
         self.next_id += len(calls)
-        data = b"".join(wire.frame({"id": first + i, **call}) for i, call in enumerate(calls))
-        try:
-            self.socket.sendall(data)
-        except TimeoutError as error:
-            raise Violation("a daemon does not read") from error
-        except OSError as error:
-            raise Ended(str(error)) from error
+        self._write(b"".join(wire.frame({"id": first + i, **call}) for i, call in enumerate(calls)))
         return list(range(first, self.next_id))
 
-    def receive(self):
-        """Waits for some answers and returns them, by id."""
+    def _write(self, data):
+        """Reads meanwhile: a daemon does not read from somebody who leaves many answers unread."""
+        left = memoryview(data)
+        while left:
+            readable, writable, _ = select.select([self.socket], [self.socket], [], PATIENCE)
+            if not readable and not writable:
+                raise Violation("a daemon neither reads nor answers")
+            if readable:
+                self.early.update(self._read())
+            try:
+                if writable:
+                    left = left[self.socket.send(left, socket.MSG_DONTWAIT):]
+            except OSError as error:
+                raise Ended(str(error)) from error
+
+    def _read(self):
         try:
             data = self.socket.recv(1 << 18)
         except TimeoutError as error:
@@ -139,6 +159,13 @@ class Client:
         if not data:
             raise Ended("the daemon closed the connection")
         return {answer.id: answer for answer in self.reader.feed(data)}
+
+    def receive(self):
+        """Waits for some answers and returns them, by id."""
+        if self.early:
+            early, self.early = self.early, {}
+            return early
+        return self._read()
 
     def answer(self, number):
         while number not in self.answers:

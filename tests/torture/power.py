@@ -14,268 +14,19 @@ import time
 import traceback
 
 from . import broken, disk
-from .daemon import Client, Daemon, Ended, op
-from .run import BUILD, IDEMD, Violation, ignore_sockets
-from .wire import VALUES
+from .daemon import Client, Daemon, Ended, interposed
+from .operations import DONE, INTERRUPTED, RUNNING, History, Work, look
+from .run import IDEMD, Violation, ignore_sockets
 
-INTERPOSE = os.path.join(BUILD, "tests", "libtorture_interpose.so")
 SMALL_SHARE = 500
 CUTS_A_STORE = 120      # of one recording, before the next is made
 AGAIN_SHARE = 0.12      # of the starts after a cut that are recorded and cut again, so many times:
 CUTS_AGAIN = 4
 LARGE_SHARE = 0.12      # of the stores whose tables and log grow through large bodies
-MADE_BEFORE_SHARE = 1.0  # of the stores whose directory is there before the first start, its name flushed
-CLOCK_MS = 2000
-LEASE_MS = 3600 * 1000  # longer than any run
-
-
-# ---- What a client knows ---------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """What an operation is. None: not known, since no answer said so."""
-    state: int = 0  # 0: absent
-    attempt: int = 0
-    fence: int | None = None
-    checkpoint: tuple | None = None
-    outcome: tuple | None = None
-    expires_ms: int | None = None
-    said: tuple = ()  # operation and owner
-
-    def __str__(self):
-        name = {0: "absent", RUNNING: "running", INTERRUPTED: "interrupted", DONE: "done"}[self.state]
-        return f"{name}, attempt {self.attempt}, fence {self.fence}"
-
-    def fits(self, answer):
-        """Does an answer to Get say this? Returns what it says otherwise; None: it fits."""
-        if not self.state:
-            return None if answer.status.code == VALUES["CODE_NOT_FOUND"] else f"it is absent, and Get says {_short(answer)}"
-        if answer.status.code:
-            return f"it is {self}, and Get says {dict(answer.status)}"
-        info = answer["get"].info
-        if (info.state, info.attempt) != (self.state, self.attempt):
-            return f"it is {self}, and Get says state {info.state}, attempt {info.attempt}"
-        if self.said and (info.operation, info.owner) != self.said:
-            return f"it said {self.said}, and Get says {(info.operation, info.owner)}"
-        if self.state == DONE:
-            if _outcome(answer["get"].outcome) != self.outcome:
-                return f"its outcome is {_short(self.outcome)}, and Get says {_short(_outcome(answer['get'].outcome))}"
-            # The end is kept on a clock of the store, and told on the wall's.
-            if self.expires_ms and abs(info.expires_ms - self.expires_ms) > CLOCK_MS:
-                return f"it expires at {self.expires_ms}, and Get says {info.expires_ms}"
-            return None
-        checkpoint = answer["get"].checkpoint
-        if (checkpoint.name, checkpoint.data) != (self.checkpoint or ("", b"")):
-            return f"its checkpoint is {_short(self.checkpoint)}, and Get says {_short((checkpoint.name, checkpoint.data))}"
-        return None
-
-
-ABSENT = State()
-RUNNING, INTERRUPTED, DONE = VALUES["STATE_RUNNING"], VALUES["STATE_INTERRUPTED"], VALUES["STATE_DONE"]
-HELD, EXECUTE, REPLAY = VALUES["OWNERSHIP_HELD"], VALUES["ANSWER_EXECUTE"], VALUES["ANSWER_REPLAY"]
-
-
-def _outcome(outcome):
-    return (outcome.kind, outcome.code, outcome.body, tuple((a.name, a.value) for a in outcome.attributes))
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) < 100 else text[:100] + f"... ({len(text)} characters)"
-
-
-class Key:
-    """One operation: its states, each with the id of the answer that told it. None: no answer did."""
-
-    def __init__(self, name, state=ABSENT):
-        self.name, self.steps = name, [(state, 0)]
-
-    @property
-    def state(self):
-        return self.steps[-1][0]
-
-    def add(self, state, answer):
-        self.steps.append((state, answer))
-
-    def allowed(self, told):
-        """What it may be, once the answers `told` (a function of an id) were sent: what the last of them said, or what came next."""
-        last = max(n for n, (_, answer) in enumerate(self.steps) if answer is not None and told(answer))
-        return [state for state, _ in self.steps[last:last + 2]]
-
-
-class Knowledge:
-    """What a cut may leave: for each operation what it may be, and the largest fence that was given to anybody."""
-
-    def __init__(self, allowed, fence):
-        self.allowed, self.fence = allowed, fence
-
-
-class History:
-    """Everything that clients did to one store, and were told."""
-
-    def __init__(self, knowledge=None):
-        self.keys, self.next_id = {}, 1
-        self.fences = []  # (fence, id of the answer)
-        if knowledge:
-            self.fences.append((knowledge.fence, 0))
-            for name, states in knowledge.allowed.items():
-                key = self.keys[name] = Key(name, states[0])
-                for state in states[1:]:
-                    key.add(state, None)
-
-    def key(self, name):
-        return self.keys.setdefault(name, Key(name))
-
-    def fence(self, fence, answer):
-        self.fences.append((fence, answer))
-
-    def at(self, sent, index):
-        """What is known at a cut before record `index`, if `sent` says with which record each answer went."""
-        def told(answer):
-            return answer == 0 or sent.get(answer, 1 << 62) < index
-        return Knowledge({name: key.allowed(told) for name, key in self.keys.items()},
-                         max([fence for fence, answer in self.fences if told(answer)], default=0))
-
-
-# ---- What clients do --------------------------------------------------------------------------------
-
-
-class Work:
-    """Calls of a client, one at a time for each operation, many at a time in all."""
-
-    def __init__(self, history, choose, large):
-        self.history, self.random, self.large = history, choose, large
-        self.open = {}  # id -> (key, what the answer is handed to)
-        self.busy = set()
-
-    def bytes(self):
-        size = self.random.choice([0, 1, 40, 200, 2000, 5000]) if not self.large else self.random.choice([10, 100000, 300000, 900000])
-        return self.random.randbytes(size)
-
-    def call(self):
-        """A call for some operation that is not busy: (key, call, the function that takes its answer, the state if it is not told)."""
-        names = [f"k{n}" for n in range(20 if self.large else 40)]
-        key = self.history.key(self.random.choice([name for name in names if name not in self.busy]))
-        return getattr(self, {0: "_begin", RUNNING: "_own", INTERRUPTED: "_interrupted", DONE: "_done"}[key.state.state])(key)
-
-    def _begin(self, key):
-        said = (self.random.choice(["", "POST /charges"]), self.random.choice(["", "api-7"]))
-        state = State(RUNNING, 1, None, None, None, None, said)
-        call = {"begin": {"op": op(key.name), "operation": said[0], "owner": said[1], "lease_ms": LEASE_MS,
-                          "attempt_id": self.random.randbytes(16), "input": self.random.randbytes(self.random.choice([0, 0, 100, 3000]))}}
-        return key, call, self._granted, state
-
-    def _granted(self, key, answer, state):
-        if answer.begin.answer != EXECUTE:
-            raise Violation(f"{key.name} was to be granted: {answer}")
-        fence = answer.begin.grant.fence
-        self.history.fence(fence, answer.id)
-        key.add(dataclasses.replace(state, fence=fence), answer.id)
-
-    def _complete(self, key):
-        outcome = {"kind": VALUES["OUTCOME_KIND_SUCCEEDED"], "code": self.random.choice([0, 200, -1]), "body": self.bytes(),
-                   "attributes": [{"name": "n", "value": self.random.randbytes(9)}] * self.random.choice([0, 0, 2])}
-        stored = (outcome["kind"], outcome["code"], outcome["body"], tuple((a["name"], a["value"]) for a in outcome["attributes"]))
-        state = dataclasses.replace(key.state, state=DONE, checkpoint=None, outcome=stored)
-        return key, {"complete": {"op": op(key.name), "fence": key.state.fence, "outcome": outcome}}, self._completed, state
-
-    def _completed(self, key, answer, state):
-        if answer.complete.ownership != HELD:
-            raise Violation(f"{key.name} was to be completed: {answer}")
-        key.add(dataclasses.replace(state, expires_ms=answer.complete.expires_ms), answer.id)
-
-    def _own(self, key):
-        what, state = self.random.random(), key.state
-        if what < 0.55:
-            return self._complete(key)
-        named = {"op": op(key.name), "fence": state.fence}
-        if what < 0.75:
-            checkpoint = ("c", self.random.randbytes(self.random.choice([0, 10, 3000])))
-            return (key, {"checkpoint": {**named, "checkpoint": {"name": checkpoint[0], "data": checkpoint[1]}}}, self._held("checkpoint"),
-                    dataclasses.replace(state, checkpoint=checkpoint))
-        if what < 0.9:
-            return (key, {"release": {**named, "effect": VALUES["EFFECT_UNKNOWN"]}}, self._held("release"),
-                    dataclasses.replace(state, state=INTERRUPTED))
-        return key, {"release": {**named, "effect": VALUES["EFFECT_NONE"]}}, self._held("release"), ABSENT
-
-    def _held(self, call):
-        def take(key, answer, state):
-            if answer.get(call) is None or answer[call].ownership != HELD:
-                raise Violation(f"{call} of {key.name} was to be held: {answer}")
-            key.add(state, answer.id)
-        return take
-
-    def _interrupted(self, key):
-        if self.random.random() < 0.4:
-            return self._complete(key)
-        state = dataclasses.replace(key.state, state=RUNNING, attempt=key.state.attempt + 1, said=(key.state.said[0], "sweeper"))
-        return (key, {"begin": {"op": op(key.name), "operation": state.said[0], "owner": "sweeper", "lease_ms": LEASE_MS,
-                                "attempt_id": self.random.randbytes(16), "if_interrupted": VALUES["IF_INTERRUPTED_TAKE_OVER"]}},
-                self._granted, state)
-
-    def _done(self, key):
-        return key, {"begin": {"op": op(key.name), "operation": key.state.said[0]}}, self._replayed, key.state
-
-    def _replayed(self, key, answer, state):
-        if answer.begin.answer != REPLAY or _outcome(answer.begin.outcome) != state.outcome:
-            raise Violation(f"{key.name} was to be replayed as {_short(state.outcome)}: {_short(answer)}")
-
-    def send(self, client, count):
-        chosen = []
-        for _ in range(count):
-            chosen.append(self.call())
-            self.busy.add(chosen[-1][0].name)
-        first = client.next_id
-        for n, one in enumerate(chosen):
-            self.open[first + n] = one
-        self.history.next_id = first + len(chosen)
-        client.send_all([call for _, call, _, _ in chosen])
-
-    def receive(self, client):
-        for number, answer in client.receive().items():
-            key, _, take, state = self.open.pop(number)
-            self.busy.discard(key.name)
-            if answer.status.code:
-                raise Violation(f"{key.name} was refused: {answer.status}")
-            take(key, answer, state)
-
-    def give_up(self):
-        """The daemon is gone: what was not answered may have been done."""
-        for key, _, take, state in self.open.values():
-            if take != self._replayed:
-                key.add(state, None)
-        self.open, self.busy = {}, set()
-
-
-def look(client, history, names):
-    """Asks for operations, and notes what they are. Raises Violation if one is none of what it may be."""
-    names = list(names)
-    answers = client.call_all([{"get": {"op": op(name)}} for name in names])
-    for name, answer in zip(names, answers):
-        key = history.keys[name]
-        allowed = key.allowed(lambda answer: True)
-        reasons = [state.fits(answer) for state in allowed]
-        if None not in reasons:
-            raise Violation(f"{name}: " + "; or ".join(reasons))
-        state = allowed[reasons.index(None)]
-        if state.state == RUNNING and state.fence is None:
-            state = dataclasses.replace(state, fence=answer["get"].info.revision)
-        key.add(state, answer.id)
+MADE_BEFORE_SHARE = 0.5  # of the stores whose directory is there before the first start, its name flushed
 
 
 # ---- Recording -------------------------------------------------------------------------------------------
-
-
-def environment(tree, recording=None, ways="", slow_us=0):
-    variables = {"LD_PRELOAD": INTERPOSE, "TORTURE_TREE": tree}
-    if recording:
-        variables["TORTURE_RECORD"] = recording
-    if ways:
-        variables["TORTURE_BREAK"] = ways
-    if slow_us:
-        variables["TORTURE_SLOW_US"] = str(slow_us)
-    return variables
 
 
 @dataclasses.dataclass
@@ -307,18 +58,21 @@ class Store:
         for life in range(lives):
             recording = os.path.join(self.folder, f"recording.{life}")
             daemon = Daemon(self.folder, self.data, program=self.build.program,
-                            environment=environment(self.tree, recording, self.build.ways, self.slow_us))
+                            environment=interposed(self.tree, recording, self.build.ways, self.slow_us))
             try:
                 if not daemon.start():
                     raise Violation(f"it does not start: exit status {daemon.code}\n{daemon.read_log()}")
                 self._live(daemon)
+            except Ended as ended:
+                raise Violation(f"{ended}: exit status {daemon.wait()}\n{daemon.read_log()}") from ended
             finally:
                 daemon.kill()
             self.lives.append(disk.read_records(recording))
 
     def _live(self, daemon):
         client = Client(daemon, self.history.next_id)
-        work = Work(self.history, self.random, self.large)
+        large = {"sizes": (10, 100000, 300000, 900000), "names": 24, "finishes": True} if self.large else {}
+        work = Work(self.history, self.random, **large)
         look(client, self.history, [name for name, key in self.history.keys.items() if key.steps[-1][1] is None])
         calls = self.random.randint(40, 70) if self.large else self.random.randint(5, 40)
         window = self.random.choice([1, 3, 8])
@@ -369,7 +123,7 @@ class Cut:
             shutil.copytree(self.tree, left)
         history = History(knowledge)
         daemon = Daemon(self.folder, os.path.join(self.tree, "data"), program=self.build.program,
-                        environment=environment(self.tree, self.recording if record else None, self.build.ways))
+                        environment=interposed(self.tree, self.recording if record else None, self.build.ways))
         try:
             if not daemon.start():
                 raise Violation(f"it does not start: exit status {daemon.code}\n{daemon.read_log()}")
@@ -394,7 +148,7 @@ class Cut:
 
     def _go_on(self, client, history, knowledge):
         """Work goes on from what was there: grants have higher fences, owners are still owners, outcomes are replayed."""
-        work = Work(history, self.random, False)
+        work = Work(history, self.random)
         chosen = [work._begin(history.key(f"n{client.next_id + n}")) for n in range(2)]
         for state, some in ((RUNNING, work._complete), (INTERRUPTED, work._interrupted), (DONE, work._done)):
             keys = [key for key in history.keys.values() if key.state.state == state]
@@ -450,7 +204,7 @@ class Worker:
         for life in store.lives:
             sent.update({answer: offset + index for answer, index in disk.answers_sent(life).items()})
             offset += len(life)
-        points = self._points(store, choose, cuts)
+        points = self._points(store, choose, max(1, round(cuts / (1 + AGAIN_SHARE * CUTS_AGAIN))))
         model, at, done = disk.Disk(store.tree, store.before), 0, 0
         starts = set()
         offset = 0
