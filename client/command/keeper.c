@@ -7,7 +7,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,12 +39,19 @@ static void tell(char news)
         _exit(1); /* nobody is there to hear it */
 }
 
+/* Ends the process if idem has ended: then nobody reads the news any more, which is an error to be polled. */
 static void pause_until(uint64_t until_ms)
 {
+    struct pollfd look = {.fd = NEWS_FD};
     uint64_t now_ms;
+    int wait_ms;
 
-    while ((now_ms = keeper_now_ms()) < until_ms)
-        poll(NULL, 0, until_ms - now_ms > INT_MAX ? INT_MAX : (int)(until_ms - now_ms));
+    do {
+        now_ms = keeper_now_ms();
+        wait_ms = until_ms <= now_ms ? 0 : until_ms - now_ms > INT_MAX ? INT_MAX : (int)(until_ms - now_ms);
+        if (poll(&look, 1, wait_ms) > 0)
+            _exit(1);
+    } while (wait_ms > 0);
 }
 
 /* Renews until somebody else has the operation. */
@@ -85,16 +91,17 @@ static void renew_on(const struct keeper *keeper, idem_client *client, uint32_t 
     }
 }
 
-/* Everything that it got from idem and that somebody else would wait for goes: the terminal, and the ends of pipes. */
+/* Everything that it got from idem and that somebody else would wait for goes: the terminal, and the ends of pipes.
+ * Signals are blocked: one that came for the whole job before it left must not stop it. */
 static bool leave(int news)
 {
     sigset_t none;
 
+    setsid();
     for (int number = 1; number <= SIGRTMAX; number++)
         signal(number, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    setsid();
     if (news != NEWS_FD && dup2(news, NEWS_FD) < 0)
         return false;
     closefrom(DESCRIPTORS_OWN);
@@ -103,12 +110,11 @@ static bool leave(int news)
            dup2(null, STDERR_FILENO) >= 0;
 }
 
-static _Noreturn void be_keeper(const struct keeper *keeper, pid_t parent, int news, uint32_t lease_left_ms)
+static _Noreturn void be_keeper(const struct keeper *keeper, int news, uint32_t lease_left_ms)
 {
     idem_client *client;
 
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent || !leave(news) ||
-        idem_open(&keeper->command->options, &client) != IDEM_OK)
+    if (!leave(news) || idem_open(&keeper->command->options, &client) != IDEM_OK)
         _exit(1);
     renew_on(keeper, client, lease_left_ms);
     _exit(0);
@@ -118,17 +124,20 @@ static _Noreturn void be_keeper(const struct keeper *keeper, pid_t parent, int n
 
 bool keeper_start(struct keeper *keeper, uint32_t lease_left_ms)
 {
-    const pid_t self = getpid();
+    sigset_t all, before;
     int news[2];
 
     keeper->pid = 0;
     keeper->news = -1;
     if (pipe2(news, O_CLOEXEC | O_NONBLOCK) != 0)
         return false;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
     const pid_t pid = fork();
     if (pid == 0)
-        be_keeper(keeper, self, news[1], lease_left_ms);
+        be_keeper(keeper, news[1], lease_left_ms);
     const int failed = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
     close(news[1]);
     if (pid < 0) {
         close(news[0]);
@@ -172,8 +181,11 @@ void keeper_hear(struct keeper *keeper)
 
     while ((got = read(keeper->news, &news, 1)) == 1)
         say_news(keeper, news);
-    if (got == 0)
-        keeper_stop(keeper);
+    if (got != 0)
+        return;
+    if (!keeper->lost)
+        command_say("the process that renews the lease has ended; another one is started");
+    keeper_stop(keeper);
 }
 
 int keeper_restart(struct keeper *keeper)

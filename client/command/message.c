@@ -184,11 +184,17 @@ static const char *read_enum(const ProtobufCEnumDescriptor *descriptor, const ch
     return wrong;
 }
 
-static const char *read_time(const ProtobufCFieldDescriptor *field, const char *text, uint64_t most, uint64_t *number)
+/* In most fields 0 means that nothing is said, so that a 0 that is given would become something else in silence. */
+static bool may_be_zero(const char *name)
 {
-    if (is_duration(field))
-        return command_duration(text, most, number);
-    return read_number(text, most, number);
+    return strcmp(name, "wait_ms") == 0 || strcmp(name, "body_bytes") == 0;
+}
+
+static const char *read_count(const ProtobufCFieldDescriptor *field, const char *text, uint64_t most, uint64_t *number)
+{
+    const char *wrong = is_duration(field) ? command_duration(text, most, number) : read_number(text, most, number);
+
+    return wrong || *number || may_be_zero(field->name) ? wrong : "not 0";
 }
 
 static const char *set_scalar(const ProtobufCFieldDescriptor *field, void *at, const char *value)
@@ -210,12 +216,12 @@ static const char *set_scalar(const ProtobufCFieldDescriptor *field, void *at, c
         *(protobuf_c_boolean *)at = true;
         return NULL;
     case PROTOBUF_C_TYPE_UINT32:
-        if (!(wrong = read_time(field, value, UINT32_MAX, &number)))
+        if (!(wrong = read_count(field, value, UINT32_MAX, &number)))
             *(uint32_t *)at = (uint32_t)number;
         return wrong;
     case PROTOBUF_C_TYPE_UINT64:
     case PROTOBUF_C_TYPE_FIXED64:
-        return read_time(field, value, UINT64_MAX, at);
+        return read_count(field, value, UINT64_MAX, at);
     default:
         return "cannot be given here";
     }

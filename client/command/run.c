@@ -74,13 +74,12 @@ static const char *set_word(const char *value, const char *const *words, int *pl
     return wrong;
 }
 
-static const char *set_milliseconds(const char *value, uint32_t *ms)
+/* A lease or a keep time of 0 would become the namespace's in silence. */
+static const char *set_length(const char *value, uint64_t most_ms, uint64_t *ms)
 {
-    uint64_t read_ms = 0;
-    const char *wrong = command_duration(value, UINT32_MAX, &read_ms);
+    const char *wrong = command_duration(value, most_ms, ms);
 
-    *ms = (uint32_t)read_ms;
-    return wrong;
+    return wrong || *ms ? wrong : "not 0";
 }
 
 static const char *set_option(void *user, const char *name, const char *value)
@@ -89,6 +88,7 @@ static const char *set_option(void *user, const char *name, const char *value)
     static const char *const on_failure[] = {"doubt", "release", "keep", NULL};
     struct run *run = user;
     const char *wrong = NULL;
+    uint64_t ms = 0;
     int place = 0;
 
     if (strcmp(name, "key") == 0)
@@ -96,12 +96,14 @@ static const char *set_option(void *user, const char *name, const char *value)
     else if (strcmp(name, "operation") == 0)
         run->begin.operation = value;
     else if (strcmp(name, "keep") == 0)
-        wrong = command_duration(value, UINT64_MAX, &run->begin.keep_ms);
-    else if (strcmp(name, "lease") == 0)
-        wrong = set_milliseconds(value, &run->begin.lease_ms);
-    else if (strcmp(name, "wait") == 0)
-        wrong = set_milliseconds(value, &run->begin.wait_ms);
-    else if (strcmp(name, "if-interrupted") == 0) {
+        wrong = set_length(value, UINT64_MAX, &run->begin.keep_ms);
+    else if (strcmp(name, "lease") == 0) {
+        wrong = set_length(value, UINT32_MAX, &ms);
+        run->begin.lease_ms = (uint32_t)ms;
+    } else if (strcmp(name, "wait") == 0) {
+        wrong = command_duration(value, UINT32_MAX, &ms);
+        run->begin.wait_ms = (uint32_t)ms;
+    } else if (strcmp(name, "if-interrupted") == 0) {
         wrong = set_word(value, if_interrupted, &place);
         run->begin.if_interrupted = place ? IDEM_TAKE_OVER : IDEM_REPORT;
     } else if (strcmp(name, "on-failure") == 0) {

@@ -166,6 +166,8 @@ class Command(CommandCase):
                      ["begin", "--key", "k", "--attribute", "=x"], ["complete", "--key", "k", "--fence", "1", "--attribute", "=x"],
                      ["run", "--key", "", "--", "true"], ["run", "--key", "--", "true"], ["run", "--key", "sudo", "true"],
                      ["run", "--key", "k", "--operation", "--", "true"], ["run", "--", "true"], ["run", "--key", "k", "--"],
+                     ["begin", "--key", "k", "--lease", "0s"], ["begin", "--key", "k", "--keep", "0ms"],
+                     ["begin", "--key", "k", "--take-over-revision", "0"], ["run", "--key", "k", "--lease", "0s", "--", "true"],
                      ["key", "--name"], ["key", "--name", ""], ["ping", "--wait"], ["ping", "--wait="], ["-s"], ["-s", "", "ping"]):
             done = self.idem(*call)
             self.assertEqual((done.returncode, done.stdout), (64, b""), (call, done.stderr))

@@ -32,10 +32,10 @@ class Run(CommandCase):
         self.addCleanup(self.end, process)
         return process
 
-    @staticmethod
-    def end(process):
+    def end(self, process):
         if process.poll() is None:
-            process.kill()
+            for pid in self.children(process.pid) + [process.pid]:
+                os.kill(pid, signal.SIGKILL)
             process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream:
@@ -265,7 +265,7 @@ class Run(CommandCase):
 
     def test_a_stopped_job_keeps_its_lease(self):
         ready, end = self.fifo("ready"), self.fifo("end")
-        process = self.start("--key", "k", "--lease", "1s", "--", "sh", "-c", f"echo $$ >{ready}; cat {end}", stdout=subprocess.PIPE,
+        process = self.start("--key", "k", "--lease", "1s", "--", "sh", "-c", f"echo $$ >{ready}; exec cat {end}", stdout=subprocess.PIPE,
                              preexec_fn=os.setpgrp)
         command = int(self.hear(ready))
         process.send_signal(signal.SIGTSTP)
@@ -292,7 +292,7 @@ class Run(CommandCase):
             said = said.split(what, 1)[1]
 
         try:
-            os.write(master, f"{IDEM} run --key k --lease 1s -- sh -c 'echo $$ >{ready}; cat {end}'\n".encode())
+            os.write(master, f"{IDEM} run --key k --lease 1s -- sh -c 'echo $$ >{ready}; exec cat {end}'\n".encode())
             command = int(self.hear(ready))
             os.write(master, b"\x1a")
             expect(b"Stopped")
@@ -340,9 +340,11 @@ class Run(CommandCase):
 
     def test_a_killed_keeper_is_replaced(self):
         ready, end = self.fifo("ready"), self.fifo("end")
-        process = self.start("--key", "k", "--lease", "1s", "--", "sh", "-c", f"echo $$ >{ready}; cat {end}", stdout=subprocess.DEVNULL)
+        process = self.start("--key", "k", "--lease", "1s", "--", "sh", "-c", f"echo $$ >{ready}; exec cat {end}", stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE)
         command = int(self.hear(ready))
         os.kill(self.keeper_of(process, command), signal.SIGKILL)
+        self.assertIn(b"has ended; another one is started", process.stderr.readline())
         before = self.renewals()
         self.until(lambda: self.renewals() >= before + 4, "another one renews")
         self.say(end)
