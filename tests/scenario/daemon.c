@@ -2,7 +2,9 @@
 #include "tests/scenario/daemon.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,18 @@ static void await_ready(int log)
     }
 }
 
+/* What it logs later is read, so that the pipe never fills, and thrown away. */
+static void *throw_away(void *log)
+{
+    const int fd = (int)(intptr_t)log;
+    char text[8192];
+
+    while (read(fd, text, sizeof text) > 0)
+        ;
+    close(fd);
+    return NULL;
+}
+
 static void run(struct test_daemon *daemon)
 {
     const char *build = getenv("IDEMD_BUILD");
@@ -47,14 +61,16 @@ static void run(struct test_daemon *daemon)
     if (daemon->pid == 0) {
         dup2(log[1], STDERR_FILENO);
         unsetenv("IDEMD_BUILD"); /* no variable of the daemon's */
-        execl(program, "idemd", "--data", data, "--listen", daemon->address, "--grace", "0s", (char *)NULL);
+        execl(program, "idemd", "--data", data, "--listen", daemon->address, "--grace", "1m", (char *)NULL);
         _exit(127);
     }
     need(daemon->pid > 0, "fork");
     close(log[1]);
     await_ready(log[0]);
-    /* The end stays open: what the daemon logs later is little, and fits the pipe. */
     need(fcntl(log[0], F_SETFD, FD_CLOEXEC) == 0, "fcntl");
+    pthread_t thread;
+    need(pthread_create(&thread, NULL, throw_away, (void *)(intptr_t)log[0]) == 0 && pthread_detach(thread) == 0,
+         "pthread_create");
 }
 
 void daemon_start(struct test_daemon *daemon)
