@@ -13,7 +13,9 @@ static void holder_free(struct engine *engine, struct holder *holder)
     if (holder->party)
         holder->party->holder = NULL;
     else
-        table_remove(&engine->gone, &holder->entry);
+        table_remove(&engine->gone, &holder->gone);
+    if (holder->taken_as)
+        table_remove(&engine->taken, &holder->taken);
     deadline_clear(&engine->graces, &holder->grace);
     mem_free(holder);
 }
@@ -66,6 +68,7 @@ static struct sheaf *sheaf_of(struct party *party)
         struct holder *holder = party->holder = mem_zero(1, sizeof *holder);
         holder->party = party;
         holder->id = party->id;
+        holder->age = party->age;
         sheaf_enter(mem_zero(1, sizeof(struct sheaf)), holder);
     }
     return party->holder->first;
@@ -77,6 +80,9 @@ void binding_set(struct engine *engine, struct operation *operation, struct part
 
     if (operation->sheaf && operation->sheaf->holder->party == party && party)
         return;
+    /* A lease that goes on does not lose what its holder gave it. */
+    if (party && deadline_is_set(&operation->lease))
+        binding_has_time(engine, operation);
     if (operation->sheaf)
         unbind(engine, operation);
     if (!party)
@@ -98,12 +104,14 @@ void binding_orphan(struct engine *engine, struct party *party, const struct now
         return;
     party->holder = NULL;
     holder->party = NULL;
-    table_add(&engine->gone, &holder->entry, (uint32_t)holder->id);
+    table_add(&engine->gone, &holder->gone, (uint32_t)holder->id);
     deadline_set(&engine->graces, &holder->grace, operation_lease_time(engine, now) + engine->policy->grace_ms);
 }
 
-/* The party's own sheaves go into the holder: one at most, unless it has replaced another party before. */
-static void take_over(struct engine *engine, struct holder *holder, struct party *party, const struct now *now)
+/* The party, which names another by `id`, gets a holder. Its own sheaves go into it: one at most, unless the party has
+ * replaced another before. */
+static void take_over(struct engine *engine, struct holder *holder, uint64_t id, struct party *party,
+                      const struct now *now)
 {
     struct holder *own = party->holder;
 
@@ -114,9 +122,15 @@ static void take_over(struct engine *engine, struct holder *holder, struct party
         }
         holder_free(engine, own);
     }
+    if (holder->taken_as)
+        table_remove(&engine->taken, &holder->taken);
+    holder->taken_as = id;
+    if (id)
+        table_add(&engine->taken, &holder->taken, (uint32_t)id);
     party->holder = holder;
     holder->party = party;
     holder->id = party->id;
+    holder->age = party->age;
     holder->renewed_ms = operation_lease_time(engine, now);
 }
 
@@ -127,27 +141,53 @@ void binding_replace(struct engine *engine, struct party *old, struct party *par
     if (!holder || old == party)
         return;
     old->holder = NULL;
-    take_over(engine, holder, party, now);
+    take_over(engine, holder, old->id, party, now);
+}
+
+/* Takes it from its party, which is there or gone. */
+static void detach(struct engine *engine, struct holder *holder)
+{
+    if (holder->party) {
+        holder->party->holder = NULL;
+    } else {
+        table_remove(&engine->gone, &holder->gone);
+        deadline_clear(&engine->graces, &holder->grace);
+    }
+}
+
+static struct holder *find_gone(const struct engine *engine, uint64_t id)
+{
+    for (struct table_entry *entry = table_first(&engine->gone, (uint32_t)id); entry; entry = table_next(entry)) {
+        struct holder *holder = (struct holder *)(void *)((char *)entry - offsetof(struct holder, gone));
+        if (holder->id == id)
+            return holder;
+    }
+    return NULL;
+}
+
+static struct holder *find_taken(const struct engine *engine, uint64_t id, uint64_t age)
+{
+    for (struct table_entry *entry = table_first(&engine->taken, (uint32_t)id); entry; entry = table_next(entry)) {
+        struct holder *holder = (struct holder *)(void *)((char *)entry - offsetof(struct holder, taken));
+        if (holder->taken_as == id && holder->age < age)
+            return holder;
+    }
+    return NULL;
 }
 
 void binding_adopt(struct engine *engine, uint64_t id, struct party *party, const struct now *now)
 {
-    struct table_entry *entry = id ? table_first(&engine->gone, (uint32_t)id) : NULL, *next;
+    struct holder *holder;
 
-    for (; entry; entry = next) {
-        struct holder *holder = (struct holder *)(void *)((char *)entry - offsetof(struct holder, entry));
-
-        next = table_next(entry);
-        if (holder->id != id)
-            continue;
-        table_remove(&engine->gone, entry);
-        deadline_clear(&engine->graces, &holder->grace);
-        take_over(engine, holder, party, now);
+    while (id && ((holder = find_gone(engine, id)) || (holder = find_taken(engine, id, party->age)))) {
+        detach(engine, holder);
+        take_over(engine, holder, id, party, now);
     }
 }
 
 /* ---- Leases --------------------------------------------------------------------------- */
 
+/* When its lease ends by what happened to its holder; 0: nothing did. */
 static uint64_t renewed_end_ms(const struct operation *operation)
 {
     const struct holder *holder = operation->sheaf ? operation->sheaf->holder : NULL;

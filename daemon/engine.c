@@ -141,8 +141,9 @@ void engine_close(struct engine *engine)
             space_leave(engine, operation);
         operation_discard(operation);
     }
-    assert(engine->gone.entries == 0);
+    assert(engine->gone.entries == 0 && engine->taken.entries == 0);
     table_free(&engine->gone);
+    table_free(&engine->taken);
     deadlines_free(&engine->graces);
     space_free_all(engine);
     table_free(&engine->recovered);
@@ -462,6 +463,7 @@ void engine_check(const struct engine *engine)
 
     index_check(engine->index);
     table_check(&engine->gone);
+    table_check(&engine->taken);
     table_check(&engine->spaces);
     table_check(&engine->recovered);
     for (uint32_t i = 0; i < engine->waits.count; i++)

@@ -33,6 +33,7 @@ struct parked;
 /* Embedded in its owner; start with {0}. */
 struct party {
     uint64_t id;           /* its owner's name for it: the connection's number; 0: none */
+    uint64_t age;          /* a connection that was accepted later has a larger one */
     struct parked *parked; /* calls of this connection that wait, newest first */
     uint32_t parked_count;
     struct holder *holder; /* of the grants that are bound to it; NULL: none is */
@@ -115,7 +116,8 @@ void engine_call(struct engine *engine, struct party *party, uint64_t request, s
 void engine_party_close(struct engine *engine, struct party *party, const struct now *now);
 /* `party` replaces `old`: bindings go over with their full lease; then old is closed. */
 void engine_party_replace(struct engine *engine, struct party *old, struct party *party, const struct now *now);
-/* `party` replaces one that was closed already, by its id: what was bound to it and is still in its grace goes over. */
+/* `party` replaces one that is there no more, by its id: what was bound to it and is still in its grace goes over; and
+ * what an earlier connection got under that id, whose client had no answer and names the same one again. */
 void engine_party_adopt(struct engine *engine, uint64_t id, struct party *party, const struct now *now);
 /* Shutting down: every parked call is answered UNAVAILABLE (DRAINING). */
 void engine_drain(struct engine *engine);

@@ -101,6 +101,7 @@ struct engine {
     uint32_t swept_count;
     struct operation_list stages[STAGES];
     struct table gone;        /* holders whose party is gone, by its id */
+    struct table taken;       /* holders that were taken over, by the id under which they were */
     struct deadlines graces;  /* when what is bound to them ends; in lease time */
     struct table spaces;      /* by namespace, and by namespace and name of operation */
     struct space *last_space; /* a namespace's: that an operation entered, where it is still there */

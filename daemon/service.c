@@ -40,6 +40,7 @@ struct service {
     struct held_answers held;
     uint64_t durable;      /* the newest number that was flushed, as of the last event */
     struct table sessions; /* by the number of the connection */
+    uint64_t opened;       /* so many so far */
     uint64_t instance;
     uint64_t started_ms;
     struct metrics metrics;
@@ -504,6 +505,7 @@ void service_session_open(struct service *service, struct session *session)
         random_bytes(&session->connection, sizeof session->connection);
     while (session->connection == 0 || session_by_connection(service, session->connection));
     session->party.id = session->connection;
+    session->party.age = ++service->opened;
     table_add(&service->sessions, &session->by_connection, (uint32_t)session->connection);
 }
 

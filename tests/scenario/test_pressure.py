@@ -434,6 +434,25 @@ class Bound(Case):
         new.close()
         self.cut()
 
+    def test_a_hello_that_was_not_answered_loses_nothing(self):
+        client, _ = self.worker()
+        client.close()
+        self.cut()
+        # Its client knows only the first connection's number, however many answers are lost; and one of those may still be open.
+        for close in (True, False):
+            lost = self.client(self.d)
+            lost.send(hello=pb.HelloRequest(replaces=client.hello.connection))
+            self.until(lambda: self.left("k") > HOUR_MS // 2, "the lease is full again")
+            if close:
+                lost.close()
+                self.cut()
+        new = self.client(self.d, hello=pb.HelloRequest(replaces=client.hello.connection))
+        lost.close()
+        self.other.call(get=pb.GetRequest(op=op("k")))
+        self.assertGreater(self.left("k"), HOUR_MS // 2)
+        new.close()
+        self.cut()
+
     def test_a_renew_elsewhere_takes_it_over(self):
         client, fence = self.worker()
         second = self.client(self.d)

@@ -699,6 +699,31 @@ static void restarts_in_between(void **state)
     }
 }
 
+/* A connection with a bound lease ends, and then the answers to some Hellos are lost, whole or in part: the library
+ * names the connection that it knows, and the lease goes on. */
+static void a_lost_hello_loses_no_bound_lease(void **state)
+{
+    enum { HOUR_MS = 3600 * 1000 };
+    const idem_begin_request request = {.op = {.key = "bound"}, .lease_ms = HOUR_MS, .bind_to_connection = true};
+    const idem_get_request look_request = {.op = {.key = "other"}};
+    idem_begin_reply begun;
+    idem_get_reply got;
+
+    (void)state;
+    proxy_arm(TO_CLIENT, SIZE_MAX, false, false);
+    idem_client *client = open_client(proxy.address);
+    assert_int_equal(idem_begin(client, &request, 0, &begun), IDEM_OK);
+    assert_int_equal(begun.answer, IDEM_EXECUTE);
+    for (size_t at = 0; at < hello_bytes[TO_CLIENT] - 4; at += 9) {
+        proxy_arm(TO_CLIENT, at, false, false);
+        /* Anything but a call about the operation itself. */
+        assert_int_equal(idem_get(client, &look_request, 0, &got), IDEM_ERR_NOT_FOUND);
+        assert_true(proxy_finish());
+        assert_true(look("bound").info.lease_left_ms > HOUR_MS / 2);
+    }
+    idem_close(client);
+}
+
 /* ---- What "not done" means ------------------------------------------------------------------- */
 
 static idem_error try_begin(idem_client *client, const struct prepared *prepared)
@@ -884,6 +909,7 @@ int main(void)
         cmocka_unit_test(replies_cut_and_the_old_connection_left_open),
         cmocka_unit_test(restarts_in_between),
         cmocka_unit_test(two_clients_one_attempt),
+        cmocka_unit_test(a_lost_hello_loses_no_bound_lease),
         cmocka_unit_test(no_error_says_not_done_of_what_was_done),
     };
 

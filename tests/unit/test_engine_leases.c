@@ -67,8 +67,8 @@ static void open_engine(void)
     assert_non_null(world.store);
     world.engine = engine_open(&options, &policy, &world.now, &error);
     assert_non_null(world.engine);
-    world.owner = (struct party){.id = 1};
-    world.other = (struct party){.id = 2};
+    world.owner = (struct party){.id = 1, .age = 1};
+    world.other = (struct party){.id = 2, .age = 2};
 }
 
 static int open_world(void **state)
@@ -238,6 +238,126 @@ static void the_grace_counts_from_when_the_end_was_read(void **state)
     check_left(GRACE_MS);
 }
 
+/* ---- Bound leases, and Hellos that were not answered --------------------------------------------------- */
+
+/* Parties in the order in which their connections were accepted. */
+enum { FIRST, SECOND, THIRD, FOURTH, PARTIES };
+
+static void open_parties(struct party parties[PARTIES])
+{
+    for (int i = 0; i < PARTIES; i++)
+        parties[i] = (struct party){.id = 100 + (uint64_t)i, .age = 10 + (uint64_t)i};
+}
+
+static void begin_bound(struct party *party)
+{
+    struct call call = call_of(CALL_BEGIN);
+
+    call.bind_to_connection = true;
+    call.lease_ms = LONG_MS;
+    ask(party, &call);
+    assert_int_equal(world.answer, ANSWER_EXECUTE);
+    turn();
+}
+
+static void close_party(struct party *party)
+{
+    engine_party_close(world.engine, party, &world.now);
+}
+
+/* Says Hello, of which the answer may be lost, with the id of a connection that is closed. */
+static void hello(struct party *party, uint64_t replaces)
+{
+    engine_party_adopt(world.engine, replaces, party, &world.now);
+}
+
+static uint32_t left_ms(void)
+{
+    struct call call = call_of(CALL_GET);
+
+    ask(&world.other, &call);
+    return world.left_ms;
+}
+
+static void a_hello_that_was_not_answered_loses_nothing(void **state)
+{
+    struct party parties[PARTIES];
+
+    (void)state;
+    open_parties(parties);
+    begin_bound(&parties[FIRST]);
+    close_party(&parties[FIRST]);
+    assert_int_equal(left_ms(), GRACE_MS);
+    /* However many in a row. */
+    for (int i = SECOND; i < PARTIES; i++) {
+        hello(&parties[i], parties[FIRST].id);
+        assert_int_equal(left_ms(), LONG_MS);
+        if (i + 1 == PARTIES)
+            break;
+        close_party(&parties[i]);
+        assert_int_equal(left_ms(), GRACE_MS);
+        pass(GRACE_MS / 2);
+        turn();
+    }
+    check_left(LONG_MS);
+    close_party(&parties[FOURTH]);
+}
+
+static void a_hello_that_was_not_answered_may_still_be_open(void **state)
+{
+    struct party parties[PARTIES];
+
+    (void)state;
+    open_parties(parties);
+    begin_bound(&parties[FIRST]);
+    close_party(&parties[FIRST]);
+    hello(&parties[SECOND], parties[FIRST].id);
+    hello(&parties[THIRD], parties[FIRST].id);
+    close_party(&parties[SECOND]);
+    assert_int_equal(left_ms(), LONG_MS);
+    /* Its answer was received: it is known by its own number. */
+    close_party(&parties[THIRD]);
+    assert_int_equal(left_ms(), GRACE_MS);
+    hello(&parties[FOURTH], parties[THIRD].id);
+    assert_int_equal(left_ms(), LONG_MS);
+    close_party(&parties[FOURTH]);
+}
+
+static void a_hello_that_is_read_late_takes_nothing(void **state)
+{
+    struct party parties[PARTIES];
+
+    (void)state;
+    open_parties(parties);
+    begin_bound(&parties[FIRST]);
+    engine_party_replace(world.engine, &parties[FIRST], &parties[THIRD], &world.now);
+    hello(&parties[SECOND], parties[FIRST].id); /* it was sent before the third's */
+    close_party(&parties[SECOND]);
+    assert_int_equal(left_ms(), LONG_MS);
+    close_party(&parties[THIRD]);
+    hello(&parties[SECOND], parties[FIRST].id);
+    assert_int_equal(left_ms(), GRACE_MS);
+    hello(&parties[FOURTH], parties[FIRST].id);
+    assert_int_equal(left_ms(), LONG_MS);
+    close_party(&parties[FOURTH]);
+}
+
+static void what_a_replacement_gave_is_not_cut(void **state)
+{
+    struct party parties[PARTIES];
+
+    (void)state;
+    open_parties(parties);
+    begin_bound(&parties[FIRST]);
+    pass(LONG_MS - SHORT_MS);
+    engine_party_replace(world.engine, &parties[FIRST], &parties[SECOND], &world.now);
+    assert_int_equal(left_ms(), LONG_MS);
+    renew(SHORT_MS); /* on another connection, where it is bound from then on */
+    close_party(&parties[SECOND]);
+    check_left(LONG_MS);
+    close_party(&world.owner);
+}
+
 /* ---- Waits -------------------------------------------------------------------------------------------- */
 
 static void a_wait_is_not_shorter_than_asked_for(void **state)
@@ -391,6 +511,10 @@ int main(void)
         TEST(a_renewal_that_came_in_time_is_read_before_the_lease_ends),
         TEST(a_lease_that_was_over_when_the_sockets_were_looked_at_ends),
         TEST(the_grace_counts_from_when_the_end_was_read),
+        TEST(a_hello_that_was_not_answered_loses_nothing),
+        TEST(a_hello_that_was_not_answered_may_still_be_open),
+        TEST(a_hello_that_is_read_late_takes_nothing),
+        TEST(what_a_replacement_gave_is_not_cut),
         TEST(a_wait_is_not_shorter_than_asked_for),
         TEST(a_client_that_gives_up_is_not_given_up_earlier),
         TEST(a_shorter_renewal_does_not_cut_one_that_is_being_flushed),
