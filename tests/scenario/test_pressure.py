@@ -499,6 +499,48 @@ class Bound(Case):
         self.cut()
 
 
+class LongTurns(Case):
+    """Leases and waits end late, never early, also where others make the turns of the loop long. Only what is too early fails."""
+
+    KEYS = 24
+
+    def make_noise(self, noise, stop):
+        """Writes much and reads what comes, until it is told to stop."""
+        body = bytes(30000)
+        number = 0
+        while not stop.is_set():
+            noise.send_raw(b"".join(frame(pb.Request(id=noise.next_id + i, begin=begin(f"n{number + i}", input=body))) for i in range(60)))
+            noise.next_id += 60
+            number += 60
+            for i in range(60):
+                noise.reply(noise.next_id - 1 - i)
+
+    def test_no_lease_and_no_wait_is_too_short(self):
+        daemon = self.daemon()
+        owner, waiter = self.client(daemon), self.client(daemon)
+        stop = threading.Event()
+        noises = [threading.Thread(target=self.make_noise, args=(self.client(daemon), stop)) for _ in range(2)]
+        for thread in noises:
+            thread.start()
+        try:
+            waiting = {}  # request: when the other was sent, and how many seconds it is to last
+            for i in range(self.KEYS):
+                sent = time.monotonic()
+                self.assertEqual(owner.begin(f"k{i}", lease_ms=1000).answer, EXECUTE)
+                taking = begin(f"k{i}", if_interrupted=pb.IF_INTERRUPTED_TAKE_OVER, wait_ms=60000)
+                waiting[waiter.send(begin=taking)] = (sent, 1.0)
+                sent = time.monotonic()
+                waiting[waiter.send(get=pb.GetRequest(op=op(f"k{i}"), wait_ms=200))] = (sent, 0.2)
+            while waiting:
+                response = waiter._read_one()
+                sent, least = waiting.pop(response.id)
+                self.assertGreaterEqual(time.monotonic() - sent, least)
+        finally:
+            stop.set()
+            for thread in noises:
+                thread.join()
+
+
 class Stalled(Case):
     def test_a_stopped_daemon_takes_no_lease_away(self):
         daemon = self.daemon()
