@@ -179,15 +179,15 @@ static void print(const struct command *command, const Idem__V1__Response *respo
     }
 }
 
-/* A page may be empty and not be the last one. */
+/* A page may be empty and not be the last one: then the next one is asked for, within the time of the one call. */
 static idem_error exchange(const struct command *command, Idem__V1__Request *request, uint32_t wait_ms)
 {
     idem_client *client = command->client;
+    const uint64_t deadline_ms = client_deadline(client, command->timeout_ms, wait_ms);
 
     for (;;) {
         client_begin_call(client);
-        const idem_error error =
-            client_exchange(client, request, client_deadline(client, command->timeout_ms, wait_ms));
+        const idem_error error = client_exchange(client, request, deadline_ms);
         const Idem__V1__Response *response = client->response;
         if (error != IDEM_OK || response->result_case != IDEM__V1__RESPONSE__RESULT_LIST ||
             response->list->n_operations || !response->list->cursor.len)

@@ -393,8 +393,9 @@ const struct subcommand run_subcommand = {
     .name = "run",
     .usage = "--key KEY [OPTION]... -- COMMAND [ARG]...",
     .about = "Run a command once for its key. Its output and exit status are passed on as they come, and stored: every "
-             "later run with that key writes the same again and runs nothing. Messages of idem itself start with "
-             "\"idem:\", on standard error.",
+             "later run with that key writes the same again and runs nothing. While the command runs, a process of its "
+             "own renews the lease, also while the output is not read or the job is stopped. Signals are passed on to "
+             "the command. Messages of idem itself start with \"idem:\", on standard error.",
     .table = {lines, sizeof lines / sizeof lines[0], set_option, &the_run},
     .exits = exits,
     .variables = variables,

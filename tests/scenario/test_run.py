@@ -10,6 +10,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import unittest
 
@@ -216,7 +217,7 @@ class Run(CommandCase):
             key, ready = str(int(number)), self.fifo(f"fifo{int(number)}")
             script = f"import os, signal\nsignal.signal({int(number)}, lambda *_: (os.write(1, b'caught'), os._exit(0)))\n" \
                      f"open({ready!r}, 'w').close()\nwhile True: signal.pause()"
-            process = self.start("--key", key, "--", "python3", "-c", script, stdout=subprocess.PIPE)
+            process = self.start("--key", key, "--", sys.executable, "-c", script, stdout=subprocess.PIPE)
             self.hear(ready)
             process.send_signal(number)
             self.assertEqual((process.communicate(timeout=PATIENCE)[0], process.returncode), (b"caught", 0), number)
@@ -307,7 +308,7 @@ class Run(CommandCase):
             with open(script, "w", encoding="utf-8") as file:
                 file.write(f"import os, signal\nsignal.signal(signal.SIGINT, lambda *_: os._exit(5))\nopen({ready!r}, 'w').close()\n"
                            "while True: signal.pause()\n")
-            os.write(master, f"{IDEM} run --key l -- python3 {script}; echo st''atus $?\n".encode())
+            os.write(master, f"{IDEM} run --key l -- {sys.executable} {script}; echo st''atus $?\n".encode())
             self.hear(ready)
             os.write(master, b"\x03")
             expect(b"status 5")
@@ -319,7 +320,7 @@ class Run(CommandCase):
             if pid:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-        self.assertEqual(self.idem("run", "--key", "l", "--", "python3", script).returncode, 76)
+        self.assertEqual(self.idem("run", "--key", "l", "--", sys.executable, script).returncode, 76)
 
     # ---- The process that renews --------------------------------------------------------
 
