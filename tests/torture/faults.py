@@ -13,13 +13,15 @@ import mmap
 import multiprocessing
 import os
 import random
+import select
 import shutil
 import struct
+import subprocess
 import time
 import traceback
 
 from . import broken, disk
-from .daemon import EXIT_CODES, Client, Daemon, Ended, interposed
+from .daemon import EXIT_CODES, PATIENCE, Client, Daemon, Ended, interposed
 from .operations import History, Work, look
 from .run import IDEMD, Violation, ignore_sockets
 from .wire import VALUES
@@ -33,6 +35,7 @@ ERRORS = {disk.OPEN: DISK + [errno.EINTR], disk.WRITE: DISK + [errno.EINTR, HALF
           RESERVE: DISK + [errno.EINTR], disk.RENAME: DISK, disk.UNLINK: [errno.EIO], disk.MKDIR: DISK, disk.MAP: [errno.ENOMEM]}
 KINDS = {disk.OPEN: "open", disk.WRITE: "write", disk.FLUSH: "flush", disk.FLUSH_NAMES: "flush of names", disk.TRUNCATE: "truncate",
          disk.ALLOCATE: "allocate", RESERVE: "reserve", disk.RENAME: "rename", disk.UNLINK: "unlink", disk.MKDIR: "mkdir", disk.MAP: "map"}
+FULL_MIB = (200, 150, 300)  # disks that are filled; a small share fills the first
 REFUSALS = (VALUES["CODE_RESOURCE_EXHAUSTED"], VALUES["CODE_UNAVAILABLE"])
 
 
@@ -301,6 +304,129 @@ def _until(order, ends):
         yield fault
 
 
+# ---- A disk that is really full ----------------------------------------------------------------------------
+
+
+class Mount:
+    """An ext4 of so many MiB, in a file. `with` gives its folder, or None where no loop may be mounted here."""
+
+    def __init__(self, folder, mib):
+        self.image, self.folder, self.mib, self.mounted = os.path.join(folder, "image"), os.path.join(folder, "disk"), mib, False
+
+    def __enter__(self):
+        os.makedirs(self.folder)
+        with open(self.image, "wb") as image:
+            image.truncate(self.mib << 20)
+        self.mounted = all(self._run(*command) for command in (
+            ["mkfs.ext4", "-q", "-m", "0", self.image], ["mount", "-o", "loop", self.image, self.folder]))
+        return self.folder if self.mounted else None
+
+    @staticmethod
+    def _run(*command):
+        try:
+            return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+        except FileNotFoundError:
+            return False
+
+    def __exit__(self, *_):
+        if self.mounted:
+            subprocess.run(["umount", self.folder], check=True)
+        os.unlink(self.image)
+
+
+def _fill(path):
+    """Takes all that is left of a disk."""
+    with open(path, "wb", buffering=0) as filler:
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    filler.write(bytes(size))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+
+class FullDisk:
+    """The rest of a disk is taken by somebody else while the daemon works. New grants are refused then, all else goes on, across a kill
+    too; and grants are given again when there is room again."""
+
+    def __init__(self, folder, program, place, seed):
+        self.place, self.history = place, History()
+        self.data, self.filler = os.path.join(place, "data"), os.path.join(place, "filler")
+        self.work = Work(self.history, random.Random(seed), sizes=(300000, 1000000), refusals=REFUSALS)
+        self.daemon = Daemon(folder, self.data, program=program)
+        self.client = None
+
+    def _start(self):
+        if not self.daemon.start():
+            raise Violation(f"it does not start: exit status {self.daemon.code}\n{self.daemon.read_log()}")
+        self.client = Client(self.daemon, self.history.next_id)
+
+    def _all(self, calls):
+        """Calls none of which may be refused."""
+        for answer in self.work.all_at_once(self.client, calls):
+            if answer.status.code:
+                raise Violation(f"on a full disk it refuses what is not new: {dict(answer.status)}")
+
+    def _grow(self):
+        """Outcomes are stored until a grant is refused."""
+        for n in range(2000):
+            key = self.history.key(f"g{n}")
+            if self.work.all_at_once(self.client, [self.work.begin(key)])[0].status.code:
+                return
+            self._all([self.work.complete(key)])
+        raise Violation("on a full disk it grants without end")
+
+    def _wait_for_room(self):
+        ends = time.monotonic() + PATIENCE
+        while self.work.all_at_once(self.client, [self.work.begin(self.history.key("again"))])[0].status.code:
+            if time.monotonic() > ends:
+                raise Violation("there is room again, and grants are refused all the same")
+            select.select([], [], [], 0.02)
+
+    def run(self):
+        try:
+            self._run()
+        except Ended as ended:
+            raise Violation(f"{ended}: exit status {self.daemon.wait()}\n{self.daemon.read_log()}") from ended
+        finally:
+            self.daemon.kill()
+
+    def _run(self):
+        running, done = [f"r{n}" for n in range(12)], [f"d{n}" for n in range(4)]
+        self._start()
+        self._all([self.work.begin(self.history.key(name)) for name in running + done])
+        self._all([self.work.complete(self.history.keys[name]) for name in done])
+        _fill(self.filler)
+        self._grow()
+        self._all([self.work.complete(self.history.keys[name]) for name in running[:6]] +
+                  [self.work.replay(self.history.keys[name]) for name in done])
+        self.daemon.kill()
+        self._start()
+        look(self.client, self.history, list(self.history.keys))
+        self._all([self.work.complete(self.history.keys[name]) for name in running[6:]] +
+                  [self.work.replay(self.history.keys[name]) for name in done])
+        os.unlink(self.filler)
+        self._wait_for_room()
+        if self.daemon.terminate() != 0:
+            raise Violation(f"it does not drain: exit status {self.daemon.code}\n{self.daemon.read_log()}")
+
+
+def _full_disks(run, sizes):
+    for mib in sizes:
+        folder = os.path.join(run.folder, f"full{mib}")
+        with Mount(folder, mib) as place:
+            if not place:
+                run.say("no loop may be mounted here, so no disk that is really full was tried")
+                return
+            run.cases += 1
+            try:
+                FullDisk(folder, IDEMD, place, f"{run.seed} {mib}").run()
+            except Violation as violation:
+                run.violation(f"a full ext4 of {mib} MiB: {violation}", folder)
+        shutil.rmtree(folder)
+
+
 MUTATIONS = [
     (broken.Mutation("a failed write counts as done", "daemon/disk.c",
                      "RWF_DSYNC);\n        if (size == 0)\n            return EIO;\n        if (size < 0 && errno != EINTR)\n            return errno;",
@@ -348,5 +474,6 @@ def run(run):
             if violation:
                 run.violation(f"{fault}: {violation}", kept)
     run.say(f"{met} of {run.cases} faults were met")
+    _full_disks(run, FULL_MIB[:1] if run.cases_max(SMALL_SHARE) == SMALL_SHARE else FULL_MIB)
     for mutation, where in MUTATIONS:
         _control(run, mutation, where)

@@ -146,9 +146,10 @@ class Work:
     def call(self):
         """A call for some operation that is not busy: (key, call, the function that takes its answer, the state if it is not told)."""
         key = self._choose()
-        return getattr(self, {0: "_begin", RUNNING: "_own", INTERRUPTED: "_interrupted", DONE: "_done"}[key.state.state])(key)
+        return getattr(self, {0: "begin", RUNNING: "own", INTERRUPTED: "take_over", DONE: "replay"}[key.state.state])(key)
 
-    def _begin(self, key):
+    def begin(self, key):
+        """A call as call() returns it, for an operation that is absent. The ones below: that is running, interrupted, done."""
         said = (self.random.choice(["", "POST /charges"]), self.random.choice(["", "api-7"]))
         state = State(RUNNING, 1, None, None, None, None, said)
         call = {"begin": {"op": op(key.name), "operation": said[0], "owner": said[1], "lease_ms": LEASE_MS,
@@ -162,7 +163,7 @@ class Work:
         self.history.fence(fence, answer.id)
         key.add(dataclasses.replace(state, fence=fence), answer.id)
 
-    def _complete(self, key):
+    def complete(self, key):
         outcome = {"kind": VALUES["OUTCOME_KIND_SUCCEEDED"], "code": self.random.choice([0, 200, -1]), "body": self.random.randbytes(self.random.choice(self.sizes)),
                    "attributes": [{"name": "n", "value": self.random.randbytes(9)}] * self.random.choice([0, 0, 2])}
         stored = (outcome["kind"], outcome["code"], outcome["body"], tuple((a["name"], a["value"]) for a in outcome["attributes"]))
@@ -174,10 +175,10 @@ class Work:
             raise Violation(f"{key.name} was to be completed: {answer}")
         key.add(dataclasses.replace(state, expires_ms=answer.complete.expires_ms), answer.id)
 
-    def _own(self, key):
+    def own(self, key):
         what, state = self.random.random(), key.state
         if what < 0.55 or self.finishes:
-            return self._complete(key)
+            return self.complete(key)
         named = {"op": op(key.name), "fence": state.fence}
         if what < 0.75:
             checkpoint = ("c", self.random.randbytes(self.random.choice([0, 10, 3000])))
@@ -195,20 +196,32 @@ class Work:
             key.add(state, answer.id)
         return take
 
-    def _interrupted(self, key):
+    def take_over(self, key):
         if self.random.random() < 0.4:
-            return self._complete(key)
+            return self.complete(key)
         state = dataclasses.replace(key.state, state=RUNNING, attempt=key.state.attempt + 1, said=(key.state.said[0], "sweeper"))
         return (key, {"begin": {"op": op(key.name), "operation": state.said[0], "owner": "sweeper", "lease_ms": LEASE_MS,
                                 "attempt_id": self.random.randbytes(16), "if_interrupted": VALUES["IF_INTERRUPTED_TAKE_OVER"]}},
                 self._granted, state)
 
-    def _done(self, key):
+    def replay(self, key):
         return key, {"begin": {"op": op(key.name), "operation": key.state.said[0]}}, self._replayed, key.state
 
     def _replayed(self, key, answer, state):
         if answer.begin.answer != REPLAY or _outcome(answer.begin.outcome) != state.outcome:
             raise Violation(f"{key.name} was to be replayed as {_short(state.outcome)}: {_short(answer)}")
+
+    def all_at_once(self, client, chosen):
+        """Makes calls as call() and its parts give them, of different operations. Returns the answers; one that is a refusal changed
+        nothing."""
+        answers = client.call_all([call for _, call, _, _ in chosen])
+        self.history.next_id = client.next_id
+        for (key, _, take, state), answer in zip(chosen, answers):
+            if not answer.status.code:
+                take(key, answer, state)
+            elif answer.status.code not in self.refusals:
+                raise Violation(f"{key.name}, {state}: {dict(answer.status)}")
+        return answers
 
     def send(self, client, count):
         chosen = []

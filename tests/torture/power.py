@@ -149,16 +149,12 @@ class Cut:
     def _go_on(self, client, history, knowledge):
         """Work goes on from what was there: grants have higher fences, owners are still owners, outcomes are replayed."""
         work = Work(history, self.random)
-        chosen = [work._begin(history.key(f"n{client.next_id + n}")) for n in range(2)]
-        for state, some in ((RUNNING, work._complete), (INTERRUPTED, work._interrupted), (DONE, work._done)):
+        chosen = [work.begin(history.key(f"n{client.next_id + n}")) for n in range(2)]
+        for state, some in ((RUNNING, work.complete), (INTERRUPTED, work.take_over), (DONE, work.replay)):
             keys = [key for key in history.keys.values() if key.state.state == state]
             for key in self.random.sample(keys, min(2, len(keys))):
                 chosen.append(some(key))
-        answers = client.call_all([call for _, call, _, _ in chosen])
-        for (key, _, take, state), answer in zip(chosen, answers):
-            if answer.status.code:
-                raise Violation(f"{key.name}, {state}: {answer.status}")
-            take(key, answer, state)
+        for answer in work.all_at_once(client, chosen):
             fence = answer.begin.grant.fence
             if fence and fence <= knowledge.fence:
                 raise Violation(f"fence {fence} was given again: {knowledge.fence} had been given before")
