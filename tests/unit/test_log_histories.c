@@ -219,8 +219,7 @@ static int scenario(struct world *world, bool grow)
         return code;
     end(world);
     world->change_bytes_max = grow ? 5 * MIB : 200000;
-    if ((code = recover(world)) != 0 || (code = go_on(world)) != 0 ||
-        (grow && (code = append(world, 1, 5 * MIB)) != 0))
+    if ((code = recover(world)) != 0 || (code = go_on(world)) != 0 || (grow && (code = append(world, 1, 5 * MIB)) != 0))
         return code;
     for (int i = 0; i < 3; i++)
         if ((code = append(world, 2, 400 * 1024)) != 0)
