@@ -477,6 +477,30 @@ static void names_are_flushed_at_every_start(void **state)
     flushed_whole(world);
 }
 
+/* As under a service manager: the directory belongs to the daemon's user, and the one that it is in is closed to it. */
+static void a_parent_that_cannot_be_opened(void **state)
+{
+    struct world *world = *state;
+    int status;
+
+    close_store(world);
+    shell("chmod a+x %s/..", world->folder);
+    shell("chmod a=x %s", world->folder);
+    if (geteuid() == 0)
+        shell("chown -R 65534:65534 %s", world->data);
+    const pid_t child = fork();
+    if (child == 0) {
+        struct store_error error;
+        if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+            _exit(1);
+        _exit(try_open(world, world->data, &error) ? 0 : error.exit_code);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    shell("chmod u=rwx %s", world->folder);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 /* ---- Who holds a directory ----------------------------------------------------------------------------- */
 
 /* Another process tries to open the store: its exit code, and what it says. */
@@ -923,6 +947,7 @@ int main(void)
         START_TEST(a_failed_write_of_a_meta_page),
         START_TEST(the_nth_write_fails),
         START_TEST(names_are_flushed_at_every_start),
+        START_TEST(a_parent_that_cannot_be_opened),
         START_TEST(one_directory_one_daemon),
         START_TEST(one_file_one_daemon),
         START_TEST(an_older_daemon_holds_it),
