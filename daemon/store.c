@@ -441,7 +441,7 @@ static bool start(struct store *store, struct store_error *error)
     int code = look(store, &store->applying);
 
     if (code != 0)
-        return fail(error, 65, "its tables do not read", code);
+        return fail(error, code > 0 ? 71 : 65, "its tables do not read", code); /* LMDB's own codes are negative */
     take_look(store, &store->applying);
     store->applying.apply =
         (struct apply){.tables = &store->tables, .state = &store->state, .secret = store->facts.secret};
