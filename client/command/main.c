@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -109,6 +110,11 @@ uint8_t *command_read_all(int fd, size_t bytes_max, size_t *size)
         const ssize_t got = read(fd, data + *size, capacity - *size);
         if (got == 0)
             return data;
+        if (got < 0 && errno == EAGAIN) { /* somebody else made it so */
+            struct pollfd look = {.fd = fd, .events = POLLIN};
+            poll(&look, 1, -1);
+            continue;
+        }
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)

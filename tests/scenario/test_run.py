@@ -142,6 +142,16 @@ class Run(CommandCase):
             self.assertEqual(len(out.read()), 5000000)
         self.assertEqual(process.wait(PATIENCE), 0)
 
+    def test_standard_input_that_does_not_block(self):
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        process = self.start("--key", "k", "--stdin", "--", "cat", stdin=read_end, stdout=subprocess.PIPE)
+        os.close(read_end)
+        self.until(lambda: self.stat(process.pid, 0) == "S", "it waits for what is not there yet")
+        os.write(write_end, b"late")
+        os.close(write_end)
+        self.assertEqual((process.communicate(timeout=PATIENCE)[0], process.returncode), (b"late", 0))
+
     def test_standard_output_keeps_its_mode(self):
         read_end, write_end = os.pipe()
         ready = self.fifo("fifo")
