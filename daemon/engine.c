@@ -16,13 +16,17 @@ enum {
     /* The rest ends in the next turns: late is allowed, and a turn stays short. */
     LEASE_ENDS_A_TURN = 512,
     WAIT_ENDS_A_TURN = 512,
+    /* A million leases that end together are as many changes, far more than the tables take in that time. Nobody waits
+     * for most of them, so while the tail is large they leave the log to calls: that many end now and then. */
+    TAIL_BYTES_CALM = 4 * 1024 * 1024,
+    LEASE_ENDS_EVERY_MS = 20,
     LOOKS_A_TURN = 4096, /* operations that all Lists of a turn may look at */
-    /* Of what was applied, and of what was swept, a turn takes over so much, and so much for each call that was decided
-     * since the last: no call adds more than one operation, so this keeps up, and a short turn stays short. */
+    /* Of what was applied, and of what was swept, a turn takes over so much, and so much for each change that was made
+     * since the last: no change adds more than one operation, so this keeps up, and a short turn stays short. */
     HAND_OVERS_A_TURN = 64,
-    HAND_OVERS_A_CALL = 2,
+    HAND_OVERS_A_CHANGE = 2,
     SWEPT_A_TURN = 256,
-    SWEPT_A_CALL = 4,
+    SWEPT_A_CHANGE = 4,
     SWEPT_AHEAD = 8,      /* whose places in the index are fetched while others are taken */
     TOUCH_MS = 60 * 1000, /* the retention clock is stored at least so often while there are calls */
 };
@@ -190,7 +194,6 @@ void engine_call(struct engine *engine, struct party *party, uint64_t request, s
     const struct asker asker = {.party = party, .request = request, .call = call, .deadline_ms = deadline_ms};
 
     engine->called = true;
-    engine->calls++;
     if (now->boot_ms >= deadline_ms) {
         decide_refuse(engine, &asker, CODE_DEADLINE_EXCEEDED, "TIMEOUT", "timeout_ms",
                       "timeout_ms passed before the call was decided; it had no effect");
@@ -273,6 +276,11 @@ static void end_leases(struct engine *engine, const struct now *now, uint64_t se
     const uint64_t lease_time = seen_ms - engine->stalled_ms;
     struct operation *operation;
 
+    if (store_tail_bytes(engine->store) > TAIL_BYTES_CALM) {
+        if (now->boot_ms < engine->lease_ends_ms)
+            return;
+        engine->lease_ends_ms = now->boot_ms + LEASE_ENDS_EVERY_MS;
+    }
     for (int i = 0; i < LEASE_ENDS_A_TURN; i++) {
         struct deadline *first = deadlines_first(&engine->leases);
 
@@ -322,13 +330,13 @@ static void take_swept(struct engine *engine, uint32_t most)
 /* What was applied is taken over in parts, so that no turn is long. False: all of it is. */
 static bool take_applied(struct engine *engine)
 {
-    const uint32_t calls = engine->calls;
+    const uint32_t changes = engine->changes;
 
-    engine->calls = 0;
+    engine->changes = 0;
     /* A record is in the index before its sweeping takes it from there. */
-    if (operation_hand_over(engine, HAND_OVERS_A_TURN + calls * HAND_OVERS_A_CALL))
+    if (operation_hand_over(engine, HAND_OVERS_A_TURN + changes * HAND_OVERS_A_CHANGE))
         return true;
-    take_swept(engine, SWEPT_A_TURN + calls * SWEPT_A_CALL);
+    take_swept(engine, SWEPT_A_TURN + changes * SWEPT_A_CHANGE);
     return engine->swept_count > 0;
 }
 
@@ -384,7 +392,8 @@ static uint64_t next_lease_ms(const struct engine *engine, const struct now *now
     if (end_ms == UINT64_MAX)
         return UINT64_MAX;
     if (end_ms < seen_ms - engine->stalled_ms) /* more have ended than end in one turn */
-        return now->boot_ms;
+        return store_tail_bytes(engine->store) > TAIL_BYTES_CALM ? later(engine->lease_ends_ms, now->boot_ms)
+                                                                 : now->boot_ms;
     /* One that is over, and may have been renewed by what is not read yet, is looked at soon. */
     return earlier(later(end_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
 }

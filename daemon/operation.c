@@ -385,6 +385,7 @@ struct operation *operation_change(struct engine *engine, struct found *found, c
                                    struct decision *decision)
 {
     assert(decision->change != CHANGE_NONE);
+    engine->changes++;
     return decision->change == CHANGE_PUT ? change_put(engine, found, call, decision) : change_remove(engine, found);
 }
 

@@ -123,12 +123,13 @@ struct engine {
     unsigned expected_count;
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes, space_bytes;
-    uint64_t stored_bytes; /* of all records with their values */
-    uint64_t parked;       /* calls so far: what numbers them */
-    uint64_t committed_ms; /* boot time of the last batch handed over */
-    bool called;           /* since then */
-    uint32_t calls;        /* in this turn */
-    uint32_t looks;        /* operations that Lists may still look at in this turn */
+    uint64_t stored_bytes;  /* of all records with their values */
+    uint64_t parked;        /* calls so far: what numbers them */
+    uint64_t committed_ms;  /* boot time of the last batch handed over */
+    bool called;            /* since then */
+    uint32_t changes;       /* in this turn */
+    uint64_t lease_ends_ms; /* boot time: while the tail is large, when leases end again */
+    uint32_t looks;         /* operations that Lists may still look at in this turn */
 };
 
 /* An index entry of an operation in memory is its address with the highest bit set: places of the store never have it.

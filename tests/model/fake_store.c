@@ -556,6 +556,15 @@ size_t store_backlog_bytes(const struct store *store)
     return store->open->bytes + (store->flight ? store->flight->bytes : 0);
 }
 
+uint64_t store_tail_bytes(const struct store *store)
+{
+    uint64_t bytes = 0;
+
+    for (const struct batch *batch = store->unapplied; batch; batch = batch->next)
+        bytes += batch->bytes;
+    return bytes;
+}
+
 void store_submit(struct store *store, const struct clock_mark *mark)
 {
     assert(store_pending(store) && store_ready(store));

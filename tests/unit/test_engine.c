@@ -45,15 +45,21 @@ static uint64_t turn(struct engine *engine, struct store *store)
     return next_ms;
 }
 
-static void begin(struct engine *engine, struct party *party, uint32_t number)
+static void begin_as(struct engine *engine, struct party *party, uint32_t number, struct bytes owner)
 {
     char key[16];
     const int size = snprintf(key, sizeof key, "k%u", number);
     struct call call = {.type = CALL_BEGIN,
+                        .owner = owner,
                         .id = {bytes_of("n", 1), bytes_of("", 0), bytes_of(key, (uint32_t)size)},
                         .policy = &policy};
 
     engine_call(engine, party, number + 1, &call, UINT64_MAX, &now);
+}
+
+static void begin(struct engine *engine, struct party *party, uint32_t number)
+{
+    begin_as(engine, party, number, bytes_of("", 0));
 }
 
 /* The turns until nothing is wanted at once. */
@@ -91,6 +97,76 @@ static void handed_over_as_calls_come(void **state)
         assert_int_equal(turns_wanted(engine, options.store), (MANY - calls * A_CALL) / A_TURN);
         engine_check(engine);
     }
+    engine_close(engine);
+    store_close(options.store);
+    fake_disks_free();
+}
+
+/* While the tables are far behind, leases end now and then only, so that the log has room for calls; they all end. */
+static void leases_end_slowly_while_the_tail_is_large(void **state)
+{
+    enum { MANY = 30000, MOST_AT_A_TIME = 512, EVERY_MS = 20 };
+    static const uint8_t owner[128] = "an owner whose name takes as much as it may";
+    const struct store_options store_options = {.directory = "slowly", .quota_bytes = UINT64_C(1) << 33};
+    struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
+    struct store_error error;
+    struct party party = {0};
+
+    (void)state;
+    options.store = store_open(&store_options, &error);
+    assert_non_null(options.store);
+    struct engine *engine = engine_open(&options, &policy, &now, &error);
+    assert_non_null(engine);
+    fake_store_lazy(options.store, true);
+    for (uint32_t i = 0; i < MANY; i++)
+        begin_as(engine, &party, i, bytes_of(owner, sizeof owner));
+    turn(engine, options.store);
+    assert_true(store_tail_bytes(options.store) > 4 * 1024 * 1024);
+    now.boot_ms += policy.lease_ms + 1;
+    turn(engine, options.store);
+    assert_int_equal(engine_counts(engine).interrupted, MOST_AT_A_TIME);
+    for (uint32_t i = 2; i < 5; i++) {
+        assert_int_equal(turn(engine, options.store), now.boot_ms + EVERY_MS);
+        assert_int_equal(engine_counts(engine).interrupted, (i - 1) * MOST_AT_A_TIME);
+        now.boot_ms += EVERY_MS;
+        turn(engine, options.store);
+        assert_int_equal(engine_counts(engine).interrupted, i * MOST_AT_A_TIME);
+    }
+    fake_store_apply(options.store);
+    fake_store_lazy(options.store, false);
+    while (engine_counts(engine).interrupted < MANY)
+        turn(engine, options.store);
+    engine_check(engine);
+    engine_close(engine);
+    store_close(options.store);
+    fake_disks_free();
+}
+
+/* What lease ends leave to be taken over is taken over as fast as they come. */
+static void what_leases_leave_is_handed_over_in_time(void **state)
+{
+    enum { MANY = 20000, A_TURN = 512 };
+    const struct store_options store_options = {.directory = "in time", .quota_bytes = UINT64_C(1) << 33};
+    struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
+    struct store_error error;
+    struct party party = {0};
+    uint32_t turns = 0;
+
+    (void)state;
+    options.store = store_open(&store_options, &error);
+    assert_non_null(options.store);
+    struct engine *engine = engine_open(&options, &policy, &now, &error);
+    assert_non_null(engine);
+    for (uint32_t i = 0; i < MANY; i++)
+        begin(engine, &party, i);
+    turn(engine, options.store);
+    now.boot_ms += policy.lease_ms + 1;
+    for (; engine_counts(engine).interrupted < MANY; turns++)
+        turn(engine, options.store);
+    assert_int_equal(turns, (MANY + A_TURN - 1) / A_TURN);
+    /* Nearly all of it is applied and taken over by now. */
+    assert_true(turns_wanted(engine, options.store) <= 2 * A_TURN / 64 + 2);
+    engine_check(engine);
     engine_close(engine);
     store_close(options.store);
     fake_disks_free();
@@ -137,6 +213,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(handed_over_as_calls_come),
+        cmocka_unit_test(leases_end_slowly_while_the_tail_is_large),
+        cmocka_unit_test(what_leases_leave_is_handed_over_in_time),
         cmocka_unit_test(many_leases_end_a_part_at_a_time),
     };
 
