@@ -428,7 +428,7 @@ static const char *set(struct options *options, const struct option *option, con
             options->action = (enum options_action)option->least;
         if (option->argument)
             *(const char **)(void *)at = value;
-        return NULL;
+        return *value ? NULL : "a path is not empty";
     default:
         return set_number(option, at, value);
     }
@@ -522,8 +522,9 @@ static bool set_arguments(struct options *options, int argc, char *const argv[],
             return refuse(error, 64, word, NULL, "no such option; idemd --help lists them");
         const char *value = equals ? equals + 1 : "true";
         if (option->argument && !equals) {
-            if (i + 1 == argc)
-                return refuse(error, 64, word, NULL, "needs a value");
+            /* What looks like an option mostly is one, and the value before it is missing. */
+            if (i + 1 == argc || strncmp(argv[i + 1], "--", 2) == 0)
+                return refuse(error, 64, word, NULL, "needs a value; write --name=VALUE if it begins with --");
             value = argv[++i];
         } else if (!option->argument && equals && option->kind != KIND_FLAG) {
             return refuse(error, 64, word, NULL, "takes no value");

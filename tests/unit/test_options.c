@@ -510,6 +510,10 @@ static void values_of_another_kind(void **state)
     assert_refused("--if-interrupted|run", 64, "report or take-over");
     assert_refused("--accept-loss=maybe", 64, "true or false");
     assert_refused("--data=", 64, "a path is not empty");
+    assert_refused("--check-data=", 64, "a path is not empty");
+    assert_refused("--data|--listen|unix:/x", 64, "--data: needs a value");
+    assert_refused("--check-data|--quota=1GiB", 64, "--check-data: needs a value");
+    assert_true(read_words("--data=--x"));
 }
 
 static void words_that_are_no_options(void **state)
