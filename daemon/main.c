@@ -6,6 +6,7 @@
 #include "daemon/memory.h"
 #include "daemon/options.h"
 #include "daemon/server.h"
+#include "proto/standard.h"
 
 static int act(const struct options *options)
 {
@@ -34,6 +35,8 @@ int main(int argc, char **argv)
     struct options options;
     int exit_code;
 
+    if (!standard_fill(true))
+        return 71;
     mem_set_up();
     if (options_read(&options, argc, argv, environ, &error)) {
         exit_code = act(&options);

@@ -7,7 +7,7 @@ import sys
 
 # A room is a list of modules; each may include its own room and the rooms named.
 ROOMS = {
-    "text": (["proto/text"], []),
+    "text": (["proto/text", "proto/standard"], []),
     "wire": (["proto/limits", "proto/frame"], []),
     "scan": (["proto/scan", "proto/rule_table", "proto/wire"], ["wire"]),
     "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/host", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),

@@ -2,7 +2,6 @@
 #include "client/command/command.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "client/command/help.h"
+#include "proto/standard.h"
 #include "proto/text.h"
 
 /* For "Try: idem NAME --help". */
@@ -259,18 +259,10 @@ static int run_idem(int argc, char **argv)
     return run_subcommand_of(&command, &subcommand, argc - at, argv + at);
 }
 
-/* A file or socket that is opened later must not become standard input or output: what is written to standard output
- * would go there. What was closed stays unusable: it can be read only if it is for writing. */
-static void fill_standard_descriptors(void)
-{
-    for (int fd = 0; fd <= STDERR_FILENO; fd++)
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
-            exit(EXIT_SYSTEM);
-}
-
 int main(int argc, char **argv)
 {
-    fill_standard_descriptors();
+    if (!standard_fill(false))
+        return EXIT_SYSTEM;
     const int exit_code = run_idem(argc, argv);
     if (fflush(stdout) == 0 && !ferror(stdout))
         return exit_code;

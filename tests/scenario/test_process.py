@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from harness import (Case, Client, EXECUTE, IDEMD, PATIENCE, REPLAY, RUNNING, begin, complete, op, pb)
+from harness import (Case, Client, EXECUTE, IDEM, IDEMD, PATIENCE, REPLAY, RUNNING, begin, complete, op, pb)
 
 HELD = pb.OWNERSHIP_HELD
 HOUR_MS = 3600 * 1000
@@ -47,6 +47,23 @@ class Starting(Process):
             result = self.run_daemon(*options)
             self.assertEqual((result.returncode, result.stderr), (0, b""))
             self.assertIn(says, result.stdout)
+
+    def test_closed_descriptors_are_not_the_stores(self):
+        """With standard error closed, the next file that is opened would be what the log is written to."""
+        daemon = self.daemon(expect_ready=False)
+        for closed in ([2], [0, 1, 2]):
+            process = subprocess.Popen([IDEMD, "--data", daemon.data, "--listen", "unix:" + daemon.socket],
+                                       preexec_fn=lambda: [os.close(fd) for fd in closed])
+            self.addCleanup(lambda process=process: process.poll() is None and (process.kill(), process.wait()))
+            daemon.addresses = ["unix:" + daemon.socket]
+            subprocess.run([IDEM, "-s", daemon.addresses[0], "ping", "--wait", "60s"], check=True, stdout=subprocess.DEVNULL)
+            client = self.client(daemon)
+            self.assertEqual(client.begin(f"k{len(closed)}").answer, EXECUTE)
+            client.close()
+            self.assertEqual([os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in closed], ["/dev/null"] * len(closed))
+            process.terminate()
+            self.assertEqual(process.wait(PATIENCE), 0)
+        self.assertEqual(self.run_daemon("--check-data", daemon.data).returncode, 0)
 
     def test_directories_that_cannot_be_had(self):
         daemon = self.daemon()
