@@ -20,9 +20,13 @@
 
 enum {
     SCRATCH_BYTES = 64 * 1024,
-    READ_TOGETHER_BYTES = 64 * 1024,      /* of frames that are read before the first of them is decided */
-    READS_A_TURN = 4,                     /* so that one busy peer leaves room for others */
-    OUT_BYTES_MAX = 1024 * 1024,          /* of answers not sent yet; over that no call is decided */
+    READ_TOGETHER_BYTES = 64 * 1024, /* of frames that are read before the first of them is decided */
+    READS_A_TURN = 4,                /* so that one busy peer leaves room for others; and so does */
+    SHARE_MS = 2,                    /* what one is read and decided for in a turn, as clocks show it */
+    TURN_MS = 20,                    /* all of them together: then leases, batches and answers have their turn */
+    SHARE_LAG_MS_MAX = 1000,         /* who needs more than a share holds up the end of leases no longer than this */
+    EVENTS_SURE = 48,                /* so many events and fewer libev fetches in one wait, from the beginning */
+    OUT_BYTES_MAX = 1024 * 1024,     /* of answers not sent yet; over that no call is decided */
     UNSENT_BYTES_MAX = 256 * 1024 * 1024, /* of the memory of such answers, over all connections; and */
     UNSENT_PART = 4,                      /* no more than this part of the memory that may be used, or, */
     UNSENT_PART_SHORT = 32,               /* while memory is short, than this */
@@ -56,14 +60,18 @@ struct conn {
     struct deadline stuck;    /* of answers that do not move */
     struct conns *conns;
     struct conn *previous, *next;
-    struct link dirty, resumed;
+    struct link dirty;
+    struct link ready; /* in conns->ready or conns->later */
     ev_io readable, writable;
     int fd;
     enum conn_state state;
+    bool unread; /* there may be something in the socket */
+    bool more;   /* whole frames were read and not decided */
     bool eof;    /* the peer's input has ended; what was read before is still decided */
     uint8_t *in; /* what was read and not decided */
     uint32_t in_size, in_capacity;
     uint64_t read_ms;
+    uint64_t since_ms; /* while it is ready: what it has not been read for arrived after this, if within its share */
     struct piece *out, *out_last;
     uint64_t out_bytes;
 };
@@ -78,9 +86,9 @@ static struct conn *conn_of_dirty(struct link *link)
     return (struct conn *)(void *)((char *)link - offsetof(struct conn, dirty));
 }
 
-static struct conn *conn_of_resumed(struct link *link)
+static struct conn *conn_of_ready(struct link *link)
 {
-    return (struct conn *)(void *)((char *)link - offsetof(struct conn, resumed));
+    return (struct conn *)(void *)((char *)link - offsetof(struct conn, ready));
 }
 
 static void mark_dirty(struct conn *conn)
@@ -250,12 +258,43 @@ static bool send_out(struct conn *conn)
 
 /* ---- In -------------------------------------------------------------------------- */
 
-/* May another call of this connection be decided? */
-static bool can_decide(const struct conn *conn)
+/* May another call of this connection be decided, if the turn has time for it? */
+static bool may_decide(const struct conn *conn)
 {
     return conn->state == CONN_READING && !conn->conns->paused && !conn->conns->draining &&
-           conn->conns->taken_bytes < TAKEN_BYTES_MAX && conn->session.open_calls < IDEM_OPEN_CALLS_MAX &&
-           conn->out_bytes + conn->session.held.bytes < OUT_BYTES_MAX;
+           conn->session.open_calls < IDEM_OPEN_CALLS_MAX && conn->out_bytes + conn->session.held.bytes < OUT_BYTES_MAX;
+}
+
+static bool can_decide(const struct conn *conn)
+{
+    return may_decide(conn) && conn->conns->taken_bytes < TAKEN_BYTES_MAX;
+}
+
+/* As of when the clock was last read. */
+static bool turn_is_over(const struct conns *conns)
+{
+    return conns->now.boot_ms - conns->turn_ms >= TURN_MS || conns->taken_bytes >= TAKEN_BYTES_MAX;
+}
+
+static bool share_is_over(const struct conns *conns)
+{
+    return conns->now.boot_ms - conns->share_ms >= SHARE_MS || turn_is_over(conns);
+}
+
+static void read_clock(struct conns *conns)
+{
+    conns->now = clock_now(conns->clock);
+    if (!conns->share_ms)
+        conns->share_ms = conns->now.boot_ms;
+}
+
+/* Will be read and decided for, this turn or next. */
+static void mark_ready(struct conn *conn, struct link *list)
+{
+    if (link_is_listed(&conn->ready))
+        return;
+    conn->since_ms = conn->conns->looked_ms;
+    link_append(list, &conn->ready);
 }
 
 static void set_in_capacity(struct conn *conn, uint32_t capacity)
@@ -299,6 +338,7 @@ static void end_input(struct conn *conn, enum conn_state state)
     conn->state = state;
     stop_reading(conn);
     conn->in_size = 0;
+    conn->more = false;
     set_in_capacity(conn, 0);
     service_session_input_ended(&conn->session, &conn->conns->now);
     mark_dirty(conn);
@@ -350,16 +390,23 @@ static uint32_t decide_frames(struct conn *conn, uint8_t *data, uint32_t size)
     struct service *service = conn->session.service;
     struct frames frames = {.next = FRAME_WHOLE};
     uint32_t at = 0;
+    unsigned decided = 0;
 
     while (frames.next == FRAME_WHOLE && can_decide(conn)) {
         cut_frames(conn, data, size, at, &frames);
         service_read(service, frames.messages, frames.count);
-        for (unsigned i = 0; i < frames.count && can_decide(conn); i++) {
-            at = frames.end[i];
-            decide_frame(conn, &frames, i);
+        for (decided = 0; decided < frames.count && can_decide(conn); decided++) {
+            at = frames.end[decided];
+            decide_frame(conn, &frames, decided);
         }
         service_read_end(service);
+        if (frames.next != FRAME_WHOLE)
+            break;
+        read_clock(conn->conns);
+        if (share_is_over(conn->conns))
+            break;
     }
+    conn->more = conn->state == CONN_READING && at < size && (decided < frames.count || frames.next != FRAME_PARTIAL);
     if (frames.next != FRAME_WHOLE && frames.next != FRAME_PARTIAL && can_decide(conn))
         refuse_frame(conn, frames.next == FRAME_BAD_FLAG ? "frame: its flag byte is not 0"
                                                          : "frame: longer than max_frame_bytes, as Hello tells it");
@@ -427,19 +474,34 @@ static void keep_rest(struct conn *conn, const uint8_t *data, uint32_t size, uin
     conn->in_size = rest;
 }
 
-/* After deciding: goes on reading, waits until it can, or has come to the end. */
+/* It has had its share, and there is more. Nothing it sent so far is passed over by the end of leases, unless it takes
+ * too many shares. */
+static void go_on_later(struct conn *conn)
+{
+    struct conns *conns = conn->conns;
+    const uint64_t since_ms = conn->since_ms;
+
+    mark_ready(conn, &conns->later);
+    if (conns->now.boot_ms - since_ms < SHARE_LAG_MS_MAX)
+        conn->since_ms = since_ms;
+}
+
+/* After deciding: goes on reading, now or later, waits until it can, or has come to the end. */
 static void settle(struct conn *conn)
 {
     if (conn->state != CONN_READING)
         return;
-    if (!can_decide(conn)) {
+    if (!may_decide(conn)) {
         stop_reading(conn);
-    } else if (conn->eof) {
+    } else if (conn->eof && !conn->more) {
         end_input(conn, CONN_ENDED);
     } else {
-        if (conn->in_size && !deadline_is_set(&conn->deadline))
+        if (conn->more || conn->unread)
+            go_on_later(conn);
+        else if (conn->in_size && !deadline_is_set(&conn->deadline))
             set_deadline(conn, FRAME_MS_MAX);
-        ev_io_start(conn->conns->loop, &conn->readable);
+        if (!conn->eof)
+            ev_io_start(conn->conns->loop, &conn->readable);
     }
     mark_dirty(conn);
 }
@@ -464,31 +526,32 @@ static bool make_room(struct conn *conn)
     return true;
 }
 
-/* One read, and what can be decided of it. False: nothing more to read now. */
-static bool read_once(struct conn *conn)
+/* One read, and what can be decided of it. */
+static void read_once(struct conn *conn)
 {
     const bool shared = conn->in_size == 0;
     uint8_t *data;
     uint32_t room;
     ssize_t size;
 
+    conn->unread = false;
     if (!shared && !make_room(conn))
-        return false;
+        return;
     data = shared ? conn->conns->scratch : conn->in + conn->in_size;
     room = shared ? SCRATCH_BYTES : conn->in_capacity - conn->in_size;
     size = recv(conn->fd, data, room, MSG_DONTWAIT);
     if (size < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
             conn->eof = true; /* broken: as good as ended */
-        return false;
+        return;
     }
     conn->eof = size == 0;
-    conn->conns->now = clock_now(conn->conns->clock);
+    conn->unread = (uint32_t)size == room;
+    read_clock(conn->conns);
     conn->read_ms = conn->conns->now.boot_ms;
     const uint32_t total = (shared ? 0 : conn->in_size) + (uint32_t)size;
     uint8_t *start = shared ? data : conn->in;
     keep_rest(conn, start, total, decide_frames(conn, start, total));
-    return (uint32_t)size == room && can_decide(conn);
 }
 
 static void discard(struct conn *conn)
@@ -506,16 +569,19 @@ static void discard(struct conn *conn)
 static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
 {
     struct conn *conn = watcher->data;
+    struct conns *conns = conn->conns;
 
     (void)loop, (void)events;
+    conns->events++;
     if (conn->state == CONN_LINGERING) {
         discard(conn);
         return;
     }
-    for (int i = 0; i < READS_A_TURN; i++)
-        if (conn->state != CONN_READING || conn->eof || !read_once(conn))
-            break;
-    settle(conn);
+    conn->unread = true;
+    /* libev names them from the last to the first. */
+    mark_ready(conn, conns->fresh.next);
+    if (conns->paused)
+        stop_reading(conn);
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
@@ -549,7 +615,7 @@ static void conn_close(struct conn *conn)
     struct conns *conns = conn->conns;
 
     link_remove(&conn->dirty);
-    link_remove(&conn->resumed);
+    link_remove(&conn->ready);
     ev_io_stop(conns->loop, &conn->readable);
     ev_io_stop(conns->loop, &conn->writable);
     clear_deadline(conn);
@@ -585,8 +651,8 @@ static void linger(struct conn *conn)
 
 static void resume_later(struct conn *conn)
 {
-    if (conn->state == CONN_READING && !ev_is_active(&conn->readable) && can_decide(conn))
-        link_append(&conn->conns->resumed, &conn->resumed);
+    if (conn->state == CONN_READING && !ev_is_active(&conn->readable) && may_decide(conn))
+        mark_ready(conn, &conn->conns->ready);
 }
 
 static void flush_one(struct conn *conn)
@@ -661,20 +727,77 @@ void conns_flush(struct conns *conns)
     bound_unsent(conns);
 }
 
-bool conns_resume(struct conns *conns)
+/* ---- A turn ---------------------------------------------------------------------------- */
+
+void conns_begin_turn(struct conns *conns, uint64_t looked_ms)
 {
-    struct link *first = links_first(&conns->resumed);
+    conns->turn_ms = conns->now.boot_ms;
+    if (!conns->seen_ms)
+        conns->seen_ms = looked_ms; /* of the first turn */
+    /* A wait that found more events than any before it may not have shown all: libev fetches so many at first, and more
+     * when it met more. What the next one shows may be as old as what that one showed. */
+    if (conns->events > conns->events_max)
+        conns->events_max = conns->events;
+    else
+        conns->looked_ms = looked_ms;
+    conns->events = 0;
+    links_append(&conns->ready, &conns->later);
+}
 
-    if (!first)
-        return false;
-    for (; first; first = links_first(&conns->resumed)) {
-        struct conn *conn = conn_of_resumed(first);
+/* Gives a connection its share. */
+static void visit(struct conn *conn)
+{
+    struct conns *conns = conn->conns;
 
-        link_remove(&conn->resumed);
+    link_remove(&conn->ready);
+    conns->share_ms = 0;
+    if (conn->state != CONN_READING)
+        return;
+    if (conn->more) {
+        read_clock(conns);
         keep_rest(conn, conn->in, conn->in_size, decide_frames(conn, conn->in, conn->in_size));
-        settle(conn);
     }
-    return true;
+    for (int i = 0; i < READS_A_TURN && conn->unread && !conn->more && can_decide(conn); i++) {
+        if (i > 0 && share_is_over(conns))
+            break;
+        read_once(conn);
+    }
+    settle(conn);
+}
+
+void conns_read(struct conns *conns)
+{
+    struct link *first;
+
+    /* One at least, whatever else the turn had to do. */
+    while (!conns->paused && (first = links_first(&conns->ready))) {
+        visit(conn_of_ready(first));
+        if (turn_is_over(conns))
+            break;
+    }
+}
+
+bool conns_can_read(const struct conns *conns)
+{
+    return !conns->paused && links_first(&conns->ready) && !turn_is_over(conns);
+}
+
+static uint64_t least_since(const struct link *list, uint64_t least_ms)
+{
+    for (struct link *link = links_first(list); link && link != list; link = link->next)
+        if (conn_of_ready(link)->since_ms < least_ms)
+            least_ms = conn_of_ready(link)->since_ms;
+    return least_ms;
+}
+
+uint64_t conns_seen_ms(struct conns *conns)
+{
+    uint64_t seen_ms = conns->looked_ms;
+
+    if (conns->events > conns->events_max)
+        seen_ms = conns->seen_ms;
+    conns->seen_ms = least_since(&conns->later, least_since(&conns->ready, seen_ms));
+    return conns->seen_ms;
 }
 
 static void end_frames(struct conns *conns)
@@ -683,6 +806,10 @@ static void end_frames(struct conns *conns)
 
     while ((first = deadlines_first(&conns->deadlines)) && first->at_ms <= peer_time(conns)) {
         struct conn *conn = (struct conn *)(void *)((char *)first - offsetof(struct conn, deadline));
+        if (conn->state == CONN_READING && link_is_listed(&conn->ready)) {
+            set_deadline(conn, FRAME_MS_MAX); /* the rest may be there: it was not read for want of time */
+            continue;
+        }
         clear_deadline(conn);
         if (conn->state == CONN_READING)
             refuse_frame(conn, "frame: it did not arrive within 10 s");
@@ -706,7 +833,7 @@ uint64_t conns_next_ms(const struct conns *conns)
     const struct deadline *frame = deadlines_first(&conns->deadlines), *stuck = deadlines_first(&conns->stuck);
     uint64_t at_ms = frame ? frame->at_ms : UINT64_MAX;
 
-    if (links_first(&conns->resumed))
+    if (!conns->paused && (links_first(&conns->ready) || links_first(&conns->later)))
         return conns->now.boot_ms;
     if (stuck && stuck->at_ms < at_ms)
         at_ms = stuck->at_ms;
@@ -720,6 +847,7 @@ void conns_stalled(struct conns *conns, uint64_t stalled_ms)
 
 void conns_ready(struct conns *conns)
 {
+    links_append(&conns->ready, &conns->fresh);
     for (struct link *link = links_first(&conns->dirty); link && link != &conns->dirty; link = link->next)
         resume_later(conn_of_dirty(link));
 }
@@ -744,8 +872,10 @@ void conns_drain(struct conns *conns)
 {
     conns->draining = true;
     for (struct conn *conn = conns->first; conn; conn = conn->next)
-        if (conn->state == CONN_READING)
+        if (conn->state == CONN_READING) {
             stop_reading(conn);
+            link_remove(&conn->ready);
+        }
     mark_all(conns);
 }
 
@@ -753,7 +883,10 @@ void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock)
 {
     *conns = (struct conns){.loop = loop, .clock = clock};
     links_open(&conns->dirty);
-    links_open(&conns->resumed);
+    links_open(&conns->ready);
+    links_open(&conns->later);
+    links_open(&conns->fresh);
+    conns->events_max = EVENTS_SURE;
     conns->scratch = mem_alloc(SCRATCH_BYTES);
 }
 

@@ -32,7 +32,9 @@ struct conns {
     uint32_t count;
     uint64_t closed;            /* so far */
     struct link dirty;          /* to be looked at before the loop waits */
-    struct link resumed;        /* can go on with what they have read */
+    struct link ready;          /* have something to read or to decide; who has waited for the longest comes first */
+    struct link later;          /* likewise, and have had their share of this turn */
+    struct link fresh;          /* likewise, and the last wait found them */
     struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
     struct deadlines stuck;     /* likewise: answers that must move */
     uint64_t stalled_ms;
@@ -47,7 +49,13 @@ struct conns {
     bool draining;    /* nothing more is read */
     uint8_t *scratch; /* where reads go that a frame boundary ends */
     struct clock *clock;
-    struct now now; /* of the last read in this turn, or of the turn */
+    struct now now;     /* of the last read in this turn, or of the turn */
+    uint64_t turn_ms;   /* boot time at which the turn began, */
+    uint64_t share_ms;  /* and the share of the connection that is read; 0: not yet */
+    uint64_t looked_ms; /* what conns_begin_turn was told */
+    uint64_t seen_ms;   /* what conns_seen_ms said */
+    uint32_t events;    /* connections that the last wait found readable, and the most that one wait found */
+    uint32_t events_max;
 };
 
 /* `clock` is read after each read of a socket: no call is decided with a time before it was sent. */
@@ -59,15 +67,25 @@ void conn_open(struct conns *conns, int fd);
 
 /* Sends what has gathered; closes what is over. After the service's turn, when a batch could be handed over. */
 void conns_flush(struct conns *conns);
-/* Goes on with connections that were held up and now can. True: some did, and the service has to turn again. */
-bool conns_resume(struct conns *conns);
+/* Right after a wait, before its events; and once before the first. looked_ms (boot time): this wait or the one before
+ * showed all that was there by then. */
+void conns_begin_turn(struct conns *conns, uint64_t looked_ms);
+/* Reads and decides for connections that have something, until each had its share or the turn's time is over: then the
+ * service has to turn, and the rest goes on in the next turn. */
+void conns_read(struct conns *conns);
+/* Is there somebody for conns_read, and time for it in this turn? */
+bool conns_can_read(const struct conns *conns);
+/* Whatever arrived before this time (boot time) was decided, or its connection had its share and had sent more, or has
+ * more open calls or unread answers than it may. */
+uint64_t conns_seen_ms(struct conns *conns);
 /* Ends frames that did not arrive in time, and connections whose answers do not move. */
 void conns_end_deadlines(struct conns *conns);
 /* When (boot time) there is something of that kind to do; UINT64_MAX: never. */
 uint64_t conns_next_ms(const struct conns *conns);
 /* The daemon did not read for so long: peers have that much more time. */
 void conns_stalled(struct conns *conns, uint64_t stalled_ms);
-/* Takes note of held up connections that can go on, without sending anything. */
+/* Before a turn's first conns_read: takes note of those that the wait found, and of held up connections that can go on,
+ * without sending anything. */
 void conns_ready(struct conns *conns);
 /* Stops deciding, or goes on. */
 void conns_pause(struct conns *conns, bool paused);

@@ -48,4 +48,16 @@ static inline void link_remove(struct link *link)
     *link = (struct link){0};
 }
 
+/* Moves all members of `from` to the end of `list`. */
+static inline void links_append(struct link *list, struct link *from)
+{
+    if (!links_first(from))
+        return;
+    from->next->previous = list->previous;
+    from->previous->next = list;
+    list->previous->next = from->next;
+    list->previous = from->previous;
+    links_open(from);
+}
+
 #endif

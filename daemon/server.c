@@ -1,11 +1,11 @@
 /* The loop. Each turn:
  *
- *     wait -> sockets: calls are decided -> leases and waits end -> the batch is handed over -> answers are written ->
- * wait
+ *     wait -> sockets are read, calls decided -> leases and waits end -> the batch is handed over -> answers are
+ * written
  *
- * Everything after the sockets happens in one prepare callback, right before the loop waits again, so that no lease
- * ends before the Renew that is already in the socket, and batches and writes happen once a turn. Timers only wake the
- * loop. The store's threads wake it through an async watcher.
+ * What the wait finds is only noted. All the rest happens in one prepare callback, right before the loop waits again.
+ * There, sockets are read for a limited time; who was not read then is the first in the next turn, and no lease ends
+ * that a Renew in such a socket keeps. Timers only wake the loop. The store's threads wake it through an async watcher.
  *
  * A stall is the time by which a turn came later than planned, or lasted longer than it may: owners could not renew
  * then. */
@@ -60,12 +60,13 @@ struct server {
     ev_async stored;
     ev_signal terminate, interrupt, hangup;
     struct now now;
-    uint64_t closed;          /* of the connections that were closed so far, those that a turn has seen */
-    uint64_t planned_ms;      /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
-    uint64_t began_ms;        /* when its last wait ended */
-    uint64_t turned_ms;       /* when it last came to the end of a turn, */
-    uint64_t looked_ms;       /* and when it had before that */
-    uint64_t woke_ns;         /* when its last wait ended, by clock_read_ns */
+    uint64_t closed;     /* of the connections that were closed so far, those that a turn has seen */
+    uint64_t planned_ms; /* when (boot time) the loop wanted to wake at the latest; UINT64_MAX: no plan */
+    uint64_t began_ms;   /* when its last wait ended */
+    uint64_t turned_ms;  /* when it last came to the end of a turn, */
+    uint64_t looked_ms;  /* and when it had before that: the wait after it showed everything that was there, but for
+                            what a new connection brought, which the next wait shows */
+    uint64_t woke_ns;    /* when its last wait ended, by clock_read_ns */
     uint64_t accept_again_ms; /* 0: accepting */
     uint64_t drain_end_ms;    /* 0: not draining */
     bool memory_short;        /* as it was last logged */
@@ -110,6 +111,7 @@ static void on_check(struct ev_loop *loop, ev_check *watcher, int events)
     server->woke_ns = clock_read_ns();
     read_clock(server);
     server->began_ms = server->now.boot_ms;
+    conns_begin_turn(&server->conns, server->looked_ms);
     if (!server->conns.paused)
         note_stall(server, server->planned_ms, server->turned_ms);
 }
@@ -210,33 +212,34 @@ static void plan(struct server *server, uint64_t next_ms)
 static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
 {
     struct server *server = watcher->data;
-    /* The wait before the last one showed everything that had come by then. What was there already is decided now, also
-     * what a new connection brought, which is read a turn after it was accepted. */
-    const uint64_t seen_ms = server->looked_ms;
     const bool paused = server->conns.paused;
-    uint64_t next_ms;
+    uint64_t next_ms, noted_ms = server->began_ms; /* stalls up to then are noted */
     int rounds = 0;
     bool again;
 
     (void)loop, (void)events;
     read_clock(server);
-    if (paused) /* owners' calls were not read since the last turn */
+    if (paused) { /* owners' calls were not read since the last turn */
         service_stalled(server->service, server->now.boot_ms - server->turned_ms);
-    else
-        note_stall(server, server->began_ms, server->began_ms);
-    /* Calls that were read are decided before leases end. */
+        noted_ms = server->now.boot_ms;
+    }
     conns_ready(&server->conns);
-    conns_resume(&server->conns);
     do {
+        /* Calls that were read are decided before leases end. */
+        conns_read(&server->conns);
+        read_clock(server);
+        note_stall(server, noted_ms, noted_ms);
+        noted_ms = server->now.boot_ms;
         const struct clock_mark mark = mark_of_now(server);
-        next_ms = service_turn(server->service, &server->now, seen_ms, &mark);
+        next_ms = service_turn(server->service, &server->now, conns_seen_ms(&server->conns), &mark);
         /* A batch that was flushed at once has started leases and let answers go: all is looked at again. */
         again = poll_store(server);
         conns_end_deadlines(&server->conns);
         press_back(server);
         conns_flush(&server->conns);
-        again |= conns_resume(&server->conns);
+        again |= conns_can_read(&server->conns);
     } while (again && ++rounds < ROUNDS_A_TURN);
+    note_stall(server, noted_ms, noted_ms);
     if (again)
         next_ms = server->now.boot_ms;
     server->looked_ms = server->turned_ms;
@@ -449,6 +452,7 @@ static bool start(struct server *server, const struct server_options *options, s
     read_clock(server);
     service_loaded(server->service, server->now.boot_ms - loading_ms);
     server->began_ms = server->turned_ms = server->looked_ms = server->now.boot_ms;
+    conns_begin_turn(&server->conns, server->looked_ms);
     mem_limit(options->memory_max ? options->memory_max : mem_suitable_limit());
     start_watchers(server);
     return true;

@@ -1,0 +1,376 @@
+/* Connections over socketpairs, with a service and a clock that the test makes: how long a call takes is up to it. Each
+ * connection has its share of a turn, a turn has an end, and whoever is not read waits at most for the others. */
+#include "daemon/conn.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum {
+    PEERS_MAX = 128,
+    TURN_MS = 20,       /* as conn.c has it */
+    READ_TOGETHER = 16, /* a turn is over when these are decided */
+    LAG_MS = 1000,
+};
+
+struct peer {
+    struct session *session; /* NULL: closed */
+    int fd;
+    unsigned decided;
+    bool input_ended;
+};
+
+static struct {
+    struct ev_loop *loop;
+    struct conns conns;
+    struct service_outlet outlet;
+    struct peer peers[PEERS_MAX];
+    unsigned peer_count;
+    uint64_t now_ms, cost_ms;
+    bool keep_open; /* calls are not answered */
+} world;
+
+/* ---- Instead of the clock and the service ---------------------------------------------- */
+
+struct now __wrap_clock_now(struct clock *clock);
+struct now __wrap_clock_now(struct clock *clock)
+{
+    (void)clock;
+    return (struct now){.boot_ms = world.now_ms};
+}
+
+static struct peer *peer_of(const struct session *session)
+{
+    for (unsigned i = 0; i < world.peer_count; i++)
+        if (world.peers[i].session == session)
+            return &world.peers[i];
+    fail();
+    return NULL;
+}
+
+void service_session_open(struct service *service, struct session *session)
+{
+    *session = (struct session){.service = service};
+    world.peers[world.peer_count].session = session;
+}
+
+void service_session_input_ended(struct session *session, const struct now *now)
+{
+    (void)now;
+    peer_of(session)->input_ended = true;
+}
+
+void service_session_close(struct session *session, const struct now *now)
+{
+    (void)now;
+    peer_of(session)->session = NULL;
+}
+
+void service_read(struct service *service, const struct service_message *messages, unsigned count)
+{
+    (void)service, (void)messages, (void)count;
+}
+
+void service_read_end(struct service *service)
+{
+    (void)service;
+}
+
+bool service_decide(struct session *session, unsigned number, uint64_t read_ms, const struct now *now)
+{
+    (void)number;
+    assert_true(read_ms <= now->boot_ms);
+    peer_of(session)->decided++;
+    session->open_calls += world.keep_open;
+    world.now_ms += world.cost_ms;
+    return true;
+}
+
+uint32_t service_message_bytes_max(const struct service *service)
+{
+    (void)service;
+    return 1024;
+}
+
+void service_bad_frame(struct session *session, const char *message)
+{
+    (void)session, (void)message;
+    fail();
+}
+
+void service_no_memory(struct session *session)
+{
+    (void)session;
+    fail();
+}
+
+void service_reader_dropped(struct service *service)
+{
+    (void)service;
+}
+
+/* ---- The world -------------------------------------------------------------------------- */
+
+static int set_up(void **state)
+{
+    (void)state;
+    memset(&world, 0, sizeof world);
+    world.loop = ev_loop_new(EVFLAG_AUTO);
+    assert_non_null(world.loop);
+    world.now_ms = 1000000;
+    world.cost_ms = 1;
+    conns_open(&world.conns, world.loop, NULL);
+    world.outlet = conns_outlet(&world.conns);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    conns_close(&world.conns);
+    for (unsigned i = 0; i < world.peer_count; i++)
+        if (world.peers[i].fd >= 0)
+            close(world.peers[i].fd);
+    ev_loop_destroy(world.loop);
+    return 0;
+}
+
+static struct peer *add_peer(void)
+{
+    struct peer *peer = &world.peers[world.peer_count];
+    int fds[2];
+
+    assert_true(world.peer_count < PEERS_MAX && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
+    peer->fd = fds[0];
+    conn_open(&world.conns, fds[1]);
+    world.peer_count++;
+    return peer;
+}
+
+static void send_frames(const struct peer *peer, unsigned count)
+{
+    static const char frame[] = {0, 0, 0, 0, 1, 'x'};
+    char frames[4096 * sizeof frame];
+
+    assert_true(count * sizeof frame <= sizeof frames);
+    for (unsigned i = 0; i < count; i++)
+        memcpy(frames + i * sizeof frame, frame, sizeof frame);
+    assert_int_equal(send(peer->fd, frames, count * sizeof frame, MSG_DONTWAIT), count * sizeof frame);
+}
+
+/* Waits and reads, as the server does. Returns how long that took. */
+static uint64_t turn(uint64_t looked_ms)
+{
+    const uint64_t began_ms = world.now_ms;
+
+    world.conns.now.boot_ms = world.now_ms;
+    conns_begin_turn(&world.conns, looked_ms);
+    ev_run(world.loop, EVRUN_NOWAIT);
+    conns_ready(&world.conns);
+    conns_read(&world.conns);
+    world.conns.now.boot_ms = world.now_ms;
+    return world.now_ms - began_ms;
+}
+
+static unsigned decided_of_all(void)
+{
+    unsigned decided = 0;
+
+    for (unsigned i = 0; i < world.peer_count; i++)
+        decided += world.peers[i].decided;
+    return decided;
+}
+
+/* ---- The tests ---------------------------------------------------------------------------- */
+
+static void a_turn_ends_and_the_next_goes_on(void **state)
+{
+    enum { COUNT = 100 };
+    unsigned turns = 0;
+
+    (void)state;
+    for (int i = 0; i < COUNT; i++)
+        send_frames(add_peer(), 1);
+    turn(1000);
+    /* Leases are not ended for what was not read; and a wait that found more than any before it may not show all. */
+    assert_int_equal(conns_seen_ms(&world.conns), 1000);
+    for (turns = 1; decided_of_all() < COUNT; turns++) {
+        const unsigned before = decided_of_all();
+        assert_int_equal(conns_seen_ms(&world.conns), 1000);
+        assert_true(!conns_can_read(&world.conns) && conns_next_ms(&world.conns) == world.now_ms);
+        conns_flush(&world.conns);
+        assert_in_range(turn(1000 + turns), 1, TURN_MS + READ_TOGETHER);
+        assert_true(decided_of_all() > before);
+        for (int i = 0; i < COUNT; i++)
+            assert_true(world.peers[i].decided <= 1);
+    }
+    assert_in_range(turns, 2, COUNT / TURN_MS + 1);
+    turn(2000);
+    assert_int_equal(conns_seen_ms(&world.conns), 2000);
+    assert_int_equal(conns_next_ms(&world.conns), UINT64_MAX);
+}
+
+static void nobody_waits_for_more_than_all_others(void **state)
+{
+    enum { COUNT = 60, TURNS = 100 };
+    unsigned sent[COUNT] = {0}, last[COUNT] = {0};
+
+    (void)state;
+    for (int i = 0; i < COUNT; i++)
+        add_peer();
+    for (unsigned now = 0; now < TURNS; now++) {
+        /* Whoever was read sends again. */
+        for (int i = 0; i < COUNT; i++)
+            if (sent[i] == world.peers[i].decided) {
+                send_frames(&world.peers[i], 1);
+                sent[i]++;
+                last[i] = now;
+            }
+        turn(1000);
+        conns_flush(&world.conns);
+        for (int i = 0; i < COUNT; i++)
+            if (sent[i] > world.peers[i].decided)
+                assert_true(now - last[i] <= COUNT / TURN_MS);
+    }
+    assert_true(decided_of_all() >= TURNS * TURN_MS);
+}
+
+static void a_busy_peer_has_its_share(void **state)
+{
+    struct peer *busy = add_peer(), *other = add_peer();
+
+    (void)state;
+    send_frames(busy, 1000);
+    for (unsigned i = 1; i <= 20; i++) {
+        send_frames(other, 1);
+        turn(1000 + i);
+        conns_flush(&world.conns);
+        assert_int_equal(other->decided, i);
+        assert_int_equal(busy->decided, i * READ_TOGETHER);
+    }
+}
+
+static void many_shares_hold_leases_up_for_a_second(void **state)
+{
+    struct peer *busy = add_peer();
+    const uint64_t began_ms = world.now_ms;
+
+    (void)state;
+    send_frames(busy, 4000);
+    world.cost_ms = 3;
+    while (busy->decided < 4000) {
+        turn(world.now_ms);
+        conns_flush(&world.conns);
+        const uint64_t seen_ms = conns_seen_ms(&world.conns);
+        if (world.now_ms - began_ms < LAG_MS)
+            assert_int_equal(seen_ms, began_ms);
+        else
+            assert_true(world.now_ms - seen_ms <= LAG_MS + 2 * 3 * READ_TOGETHER);
+    }
+}
+
+static void a_connection_that_ends_is_on_no_list(void **state)
+{
+    struct peer *busy = add_peer(), *waiting[TURN_MS + 2];
+
+    (void)state;
+    send_frames(busy, 100);
+    for (int i = 0; i < TURN_MS + 2; i++)
+        send_frames(waiting[i] = add_peer(), 1);
+    turn(1000);
+    assert_true(links_first(&world.conns.ready) && links_first(&world.conns.later));
+    for (unsigned i = 0; i < world.peer_count; i++)
+        world.outlet.drop(NULL, world.peers[i].session);
+    conns_flush(&world.conns);
+    assert_int_equal(world.conns.count, 0);
+    assert_true(!links_first(&world.conns.ready) && !links_first(&world.conns.later));
+    turn(1001);
+}
+
+static void what_came_before_the_end_is_decided(void **state)
+{
+    struct peer *peer = add_peer();
+
+    (void)state;
+    send_frames(peer, 100);
+    close(peer->fd);
+    peer->fd = -1;
+    for (int i = 0; i < 20 && peer->session; i++) {
+        assert_true(!peer->input_ended || peer->decided == 100);
+        turn(1000);
+        conns_flush(&world.conns);
+    }
+    assert_int_equal(peer->decided, 100);
+    assert_null(peer->session);
+}
+
+static void nothing_is_read_while_it_is_paused(void **state)
+{
+    struct peer *peer = add_peer();
+
+    (void)state;
+    conns_pause(&world.conns, true);
+    conns_flush(&world.conns);
+    send_frames(peer, 1);
+    turn(1000);
+    assert_int_equal(conns_seen_ms(&world.conns), 1000);
+    assert_int_equal(conns_next_ms(&world.conns), UINT64_MAX);
+    turn(1001);
+    assert_int_equal(conns_seen_ms(&world.conns), 1000);
+    assert_int_equal(peer->decided, 0);
+    conns_pause(&world.conns, false);
+    conns_flush(&world.conns);
+    assert_true(conns_can_read(&world.conns));
+    conns_read(&world.conns);
+    assert_int_equal(peer->decided, 1);
+    send_frames(peer, 1);
+    turn(1002);
+    assert_int_equal(peer->decided, 2);
+}
+
+static void open_calls_are_no_reason_to_wait(void **state)
+{
+    struct peer *peer = add_peer();
+
+    (void)state;
+    world.keep_open = true;
+    world.cost_ms = 0;
+    send_frames(peer, 1100);
+    turn(1000);
+    assert_int_equal(peer->decided, 1024);
+    conns_flush(&world.conns);
+    /* It has more open calls than it may have: nobody waits for it. */
+    turn(1001);
+    assert_int_equal(conns_seen_ms(&world.conns), 1001);
+    assert_int_equal(conns_next_ms(&world.conns), UINT64_MAX);
+    peer->session->open_calls = 0;
+    world.outlet.send(NULL, peer->session, (const uint8_t *)"answer", 6, (struct slice){0});
+    conns_flush(&world.conns);
+    assert_true(conns_can_read(&world.conns));
+    conns_read(&world.conns);
+    assert_int_equal(peer->decided, 1100);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_turn_ends_and_the_next_goes_on, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nobody_waits_for_more_than_all_others, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_busy_peer_has_its_share, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(many_shares_hold_leases_up_for_a_second, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_connection_that_ends_is_on_no_list, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_came_before_the_end_is_decided, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nothing_is_read_while_it_is_paused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(open_calls_are_no_reason_to_wait, set_up, tear_down),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
