@@ -1207,7 +1207,7 @@ static void unreadable(void **state)
 {
     static const struct {
         int code, exit_code;
-    } answers[] = {{EIO, 74}, {EACCES, 77}, {EPERM, 77}, {EMFILE, 74}};
+    } answers[] = {{EIO, 74}, {EACCES, 77}, {EPERM, 77}, {EMFILE, 71}, {ENOMEM, 71}};
     struct world *world = *state;
     struct store_error error;
 
