@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { READINGS_MAX = 8 }; /* of a clock, to get one that was not interrupted */
+
 static uint64_t read_ms(clockid_t id)
 {
     struct timespec time;
@@ -38,11 +40,19 @@ void clock_read_mark(struct clock_mark *mark)
     host_boot_id(mark->boot_id);
 }
 
+/* Whoever is stopped between the two readings reads again: else the wall clock would look as if it had been set. */
 static uint64_t wall_minus_boot(void)
 {
-    const uint64_t boot_ms = read_ms(CLOCK_BOOTTIME);
+    uint64_t boot_ms = read_ms(CLOCK_BOOTTIME), wall_ms = 0;
 
-    return read_ms(CLOCK_REALTIME) - boot_ms;
+    for (int i = 0; i < READINGS_MAX; i++) {
+        const uint64_t before_ms = boot_ms;
+        wall_ms = read_ms(CLOCK_REALTIME);
+        boot_ms = read_ms(CLOCK_BOOTTIME);
+        if (boot_ms == before_ms)
+            return wall_ms - before_ms;
+    }
+    return wall_ms - boot_ms;
 }
 
 void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms)
