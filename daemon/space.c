@@ -200,17 +200,19 @@ struct parked *space_first_recover(const struct operation *operation)
     return !any || (named && named->arrival < any->arrival) ? named : any;
 }
 
+static void free_left(void *context, struct table_entry *entry)
+{
+    struct space *space = (struct space *)(void *)entry;
+
+    (void)context;
+    assert(!space->whole && !space->running_count && !space->interrupted_count && !space->waiting);
+    mem_free(space);
+}
+
 void space_free_all(struct engine *engine)
 {
-    struct table_entry *entry;
-
-    while ((entry = table_any(&engine->spaces))) {
-        struct space *space = (struct space *)(void *)entry;
-        assert(!space->whole && !space->running_count && !space->interrupted_count && !space->waiting);
-        space->stored_bytes = 0;
-        space_let_go(engine, space);
-    }
-    table_free(&engine->spaces);
+    engine->last_space = NULL;
+    table_clear(&engine->spaces, free_left, NULL);
 }
 
 void space_check(const struct operation *operation)

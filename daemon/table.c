@@ -146,20 +146,23 @@ struct table_entry *table_next(const struct table_entry *entry)
     return of_hash(entry->next, entry->hash);
 }
 
-/* From the end, since that is where buckets go. */
-struct table_entry *table_any(const struct table *table)
-{
-    for (uint32_t number = table->entries ? table->buckets : 0; number-- > 0;)
-        if (*bucket_at(table, number))
-            return *bucket_at(table, number);
-    return NULL;
-}
-
 void table_free(struct table *table)
 {
     for (size_t i = 0; i < sizeof table->segments / sizeof table->segments[0]; i++)
         mem_free(table->segments[i]);
     *table = (struct table){0};
+}
+
+void table_clear(struct table *table, void (*visit)(void *context, struct table_entry *entry), void *context)
+{
+    struct table_entry *next;
+
+    for (uint32_t number = 0; number < table->buckets; number++)
+        for (struct table_entry *entry = *bucket_at(table, number); entry; entry = next) {
+            next = entry->next;
+            visit(context, entry);
+        }
+    table_free(table);
 }
 
 size_t table_memory_bytes(const struct table *table)

@@ -21,6 +21,8 @@ struct table {
 
 /* Frees the buckets; the entries are their owners'. */
 void table_free(struct table *table);
+/* The same, and `visit` gets each entry before, which it may free. It does not look at the table. */
+void table_clear(struct table *table, void (*visit)(void *context, struct table_entry *entry), void *context);
 /* Adds an entry, beside others of the same hash. */
 void table_add(struct table *table, struct table_entry *entry, uint32_t hash);
 /* Takes an entry out that is in the table. Looks at its bucket only. */
@@ -29,8 +31,6 @@ void table_remove(struct table *table, struct table_entry *entry);
  * hash. Valid until the table is changed. */
 struct table_entry *table_first(const struct table *table, uint32_t hash);
 struct table_entry *table_next(const struct table_entry *entry);
-/* Some entry, for taking all of them out; NULL: there is none. */
-struct table_entry *table_any(const struct table *table);
 size_t table_memory_bytes(const struct table *table);
 /* Walks the whole table and asserts what must hold. For tests. */
 void table_check(const struct table *table);
