@@ -86,6 +86,7 @@ static bool start_unix(struct listener *listener, const char *address, const str
                        const struct listener_access *access, struct store_error *error)
 {
     const char *path = name->sun_path;
+    struct stat status;
 
     listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listener->fd < 0)
@@ -96,6 +97,10 @@ static bool start_unix(struct listener *listener, const char *address, const str
         return give_up(listener, address, "bind", error);
     /* From here on the file is ours to remove. */
     snprintf(listener->path, sizeof listener->path, "%s", path);
+    if (lstat(path, &status) == 0) {
+        listener->device = status.st_dev;
+        listener->inode = status.st_ino;
+    }
     const char *failed = access->group >= 0 && lchown(path, (uid_t)-1, (gid_t)access->group) != 0
                              ? "it cannot be given to its group"
                          : chmod(path, (mode_t)access->mode) != 0 ? "its mode cannot be set"
@@ -212,12 +217,23 @@ bool listener_open(struct listener *listener, const char *address, const struct 
     return fail(error, address, "write it as unix:/path or tcp:host:port", EINVAL);
 }
 
+/* Somebody may have removed the file, and a successor may have made its own there. While our socket is open no other
+ * file gets its inode's number. A successor that puts its file there just between these two calls loses it all the
+ * same: there is no call that removes a file only if it is the right one. */
+static void remove_file(const struct listener *listener)
+{
+    struct stat status;
+
+    if (lstat(listener->path, &status) == 0 && status.st_dev == listener->device && status.st_ino == listener->inode)
+        unlink(listener->path);
+}
+
 void listener_close(struct listener *listener)
 {
     if (listener->fd < 0)
         return;
     if (listener->path[0])
-        unlink(listener->path);
+        remove_file(listener);
     close(listener->fd);
     listener->fd = -1;
 }

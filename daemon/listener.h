@@ -3,6 +3,7 @@
 #define IDEMD_LISTENER_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "daemon/store.h"
 
@@ -10,6 +11,8 @@ struct listener {
     int fd;
     char address[160]; /* as logged: with the port that was given, where 0 was asked for */
     char path[108];    /* Unix: the socket's file; else empty */
+    dev_t device;      /* which file that is */
+    ino_t inode;
 };
 
 /* Who may connect to a Unix socket: whoever may write its file. */
@@ -22,7 +25,7 @@ struct listener_access {
  * any more is replaced; the folder of the default path is made. False: *error says why (69 in use, 71, 73, 77). */
 bool listener_open(struct listener *listener, const char *address, const struct listener_access *access,
                    struct store_error *error);
-/* Closes it, and removes its file. */
+/* Closes it, and removes its file, unless another has been put in its place. */
 void listener_close(struct listener *listener);
 
 enum listener_accept { LISTENER_ACCEPTED, LISTENER_NONE, LISTENER_NO_DESCRIPTORS };

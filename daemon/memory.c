@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "daemon/logging.h"
+
 enum {
     RESERVE_BYTES = 64 * 1024 * 1024, /* address space that no page stands behind; more than any one piece takes */
     BALANCE_BYTES = 64 * 1024,        /* what a thread counts for itself before it tells the others */
@@ -93,8 +95,7 @@ static void *need(void *piece)
         "low\n";
 
     if (!piece) {
-        const ssize_t written = write(STDERR_FILENO, line, sizeof line - 1);
-        (void)written;
+        log_text(line, sizeof line - 1);
         _exit(71);
     }
     return piece;
@@ -197,8 +198,7 @@ void *mem_reserve(size_t size)
 
     if (start == MAP_FAILED) {
         static const char line[] = "idemd: no address space is left: raise or remove the limit (ulimit -v)\n";
-        const ssize_t written = write(STDERR_FILENO, line, sizeof line - 1);
-        (void)written;
+        log_text(line, sizeof line - 1);
         _exit(71);
     }
     return start;

@@ -151,6 +151,15 @@ class Starting(Process):
         self.assert_fails(result, 77, daemon.socket, "group")
         self.assertFalse(os.path.exists(daemon.socket))
 
+    def test_a_successors_socket_stays(self):
+        first = self.daemon()
+        os.unlink(first.socket)
+        second = self.daemon(listen=["unix:" + first.socket])
+        self.assertEqual(first.terminate(), 0)
+        self.assertEqual(self.client(second).begin("k").answer, EXECUTE)
+        self.assertEqual(second.terminate(), 0)
+        self.assertFalse(os.path.exists(first.socket), "its own it removes")
+
     def test_several_addresses(self):
         daemon = self.daemon()
         first, second = daemon.folder + "/1", daemon.folder + "/2"

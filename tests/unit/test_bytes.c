@@ -171,7 +171,7 @@ static void no_memory_stops_the_program(void **state)
         assert_int_equal(waitpid(child, &status, 0), child);
         assert_true(WIFEXITED(status));
         assert_int_equal(WEXITSTATUS(status), 71);
-        assert_non_null(strstr(said, "idemd: out of memory\n"));
+        assert_non_null(strstr(said, "idemd: out of memory: "));
     }
 }
 

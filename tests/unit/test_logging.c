@@ -2,6 +2,7 @@
  */
 #include "daemon/logging.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -182,12 +183,12 @@ static void a_long_value_is_cut_between_characters(void **state)
 
 static void a_pair_without_room_is_left_out(void **state)
 {
-    char long_value[1025];
+    char long_value[601];
     const char *line;
 
     (void)state;
-    memset(long_value, '\x01', 1024);
-    long_value[1024] = '\0';
+    memset(long_value, '\x01', 600);
+    long_value[600] = '\0';
     log_setup(LOG_INFO, LOG_JSON);
     catch_begin();
     log_event(LOG_INFO, "e", "a", long_value, "b", long_value, "c", "small", NULL);
@@ -195,6 +196,44 @@ static void a_pair_without_room_is_left_out(void **state)
     assert_non_null(strstr(line, "\"a\": \"\\u0001"));
     assert_null(strstr(line, "\"b\""));
     assert_string_equal(strstr(line, "\"c\""), "\"c\": \"small\"}\n");
+}
+
+/* Nobody reads. Those who log go on, and nobody else who has the pipe is made not to block. */
+static void a_full_pipe_is_not_waited_for(void **state)
+{
+    enum { LINES = 1000 };
+    static char text[65536];
+    unsigned got = 0, lost = 0;
+    int fds[2];
+
+    (void)state;
+    alarm(60);
+    log_setup(LOG_INFO, LOG_LOGFMT);
+    assert_int_equal(pipe(fds), 0);
+    assert_true(fcntl(fds[1], F_SETPIPE_SZ, 8192) >= 8192);
+    const int flags = fcntl(fds[1], F_GETFL);
+    kept_stderr = dup(STDERR_FILENO);
+    dup2(fds[1], STDERR_FILENO);
+    for (int i = 0; i < LINES; i++)
+        log_event(LOG_INFO, "told", NULL);
+    const ssize_t first = read(fds[0], text, sizeof text / 2);
+    log_event(LOG_INFO, "at_last", NULL);
+    const ssize_t second = read(fds[0], text + first, sizeof text / 2 - 1);
+    dup2(kept_stderr, STDERR_FILENO);
+    close(kept_stderr);
+    assert_int_equal(fcntl(fds[1], F_GETFL), flags);
+    close(fds[0]);
+    close(fds[1]);
+    alarm(0);
+    assert_true(first > 0 && second > 0);
+    text[first + second] = '\0';
+    for (const char *at = text; (at = strstr(at, "event=told\n")); at++)
+        got++;
+    const char *said = strstr(text, "event=log_lost lines=");
+    assert_non_null(said);
+    assert_int_equal(sscanf(said, "event=log_lost lines=%u", &lost), 1);
+    assert_int_equal(got + lost, LINES);
+    assert_non_null(strstr(said, "event=at_last\n"));
 }
 
 static void numbers_of_one_event_do_not_overwrite_each_other(void **state)
@@ -225,6 +264,7 @@ int main(void)
         cmocka_unit_test(what_is_no_utf8_is_replaced),
         cmocka_unit_test(a_long_value_is_cut_between_characters),
         cmocka_unit_test(a_pair_without_room_is_left_out),
+        cmocka_unit_test(a_full_pipe_is_not_waited_for),
         cmocka_unit_test(numbers_of_one_event_do_not_overwrite_each_other),
     };
 
