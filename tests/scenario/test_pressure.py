@@ -87,7 +87,7 @@ class Crowds(Case):
             self.assertEqual((reply.answer, reply.outcome.body), (REPLAY, b"for all"))
 
     def test_waiters_in_all(self):
-        daemon = self.daemon()
+        daemon = self.daemon("--namespace-share", "100")
         owner = self.client(daemon)
         fences = [owner.begin(f"k{i}", lease_ms=HOUR_MS).grant.fence for i in range(10)]
         crowd = [self.client(daemon) for _ in range(40)]

@@ -240,6 +240,27 @@ class Logging(Process):
         self.assertEqual(process.wait(PATIENCE), 0)
         self.assertEqual((events[-1], "draining" in events), ("stopped", True))
 
+    def test_a_pipe_that_nobody_reads(self):
+        daemon = self.daemon(expect_ready=False)
+        process = subprocess.Popen([IDEMD, "--data", daemon.data, "--listen", "unix:" + daemon.socket, "--log-level", "debug"],
+                                   stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.kill)
+        while b"event=ready" not in process.stderr.readline():
+            pass
+        for i in range(1500):  # each is a line
+            client = Client(daemon, address="unix:" + daemon.socket, hello=pb.HelloRequest(client="c" * 64))
+            if i < 1499:
+                client.close()
+        self.assertEqual(client.begin("k").answer, EXECUTE)
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        lines = process.stderr.readlines()
+        self.assertEqual(process.wait(PATIENCE), 0)
+        self.assertLess(len(lines), 1500)
+        for line in lines:
+            self.assertTrue(line.startswith(b"time=") and line.endswith(b"\n"), line)
+
     def test_what_operators_do_and_who_they_are(self):
         for listen in (None, ["tcp:127.0.0.1:0"]):
             daemon = self.daemon(listen=listen)
