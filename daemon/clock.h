@@ -9,12 +9,35 @@
 
 #include "daemon/host.h"
 
+/* How the wall clock stood to the retention clock, in stretches of time in which it was not set. The wall clock may
+ * have been years ahead once, and is right now: a time that it showed says how long ago that was only together with the
+ * stretch in which it was shown. A clear struct is for a clock that was never set, and is not noted yet. */
+enum { CLOCK_STRETCHES = 8 };
+struct clock_past {
+    uint64_t count;
+    uint64_t noted_ms; /* retention clock, when it was noted last */
+    struct clock_stretch {
+        uint64_t from_ms, to_ms; /* wall times that it may have shown; UINT64_MAX: it goes on */
+        int64_t ahead_ms;        /* of the wall clock the retention clock was, at the least */
+    } stretches[CLOCK_STRETCHES];
+};
+
+/* At retention_ms the wall clock shows wall_ms. In order of the retention clock. */
+void clock_past_note(struct clock_past *past, uint64_t retention_ms, uint64_t wall_ms);
+/* Everything is possible: the past of a store that says nothing of it. */
+void clock_past_unknown(struct clock_past *past);
+
 /* All in milliseconds. */
 struct now {
-    uint64_t boot_ms;      /* CLOCK_BOOTTIME: leases and waits; unmoved by setting the wall clock */
-    uint64_t wall_ms;      /* CLOCK_REALTIME, Unix time: what people read */
-    uint64_t retention_ms; /* never goes back: when outcomes expire. Near Unix time */
+    uint64_t boot_ms;              /* CLOCK_BOOTTIME: leases and waits; unmoved by setting the wall clock */
+    uint64_t wall_ms;              /* CLOCK_REALTIME, Unix time: what people read */
+    uint64_t retention_ms;         /* never goes back: when outcomes expire. Near Unix time */
+    const struct clock_past *past; /* NULL: the wall clock was never set */
 };
+
+/* It is now this late, at the latest, for somebody who read the wall clock when it showed shown_ms, and counted on from
+ * there: what the wall clock shows, or more where it was set back since. */
+uint64_t clock_latest(const struct now *now, uint64_t shown_ms);
 
 /* The start of 2020: a wall clock before it was never set. */
 #define CLOCK_UNSET_BEFORE_MS 1577836800000
@@ -38,13 +61,14 @@ uint64_t clock_retention(const struct clock_mark *mark, const struct clock_mark 
 struct clock {
     uint64_t retention_minus_boot_ms; /* modulo 2^64 */
     uint64_t wall_minus_boot_ms;      /* as last told; moves when the wall clock was set, not for rounding */
+    struct clock_past past;
 };
 
 /* Reads boot time, wall time and boot id now; retention_ms is 0. */
 void clock_read_mark(struct clock_mark *mark);
-/* Starts at `retention_ms` as of boot time `boot_ms`. */
-void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms);
-/* The three together: between two readings all advance alike, unless the wall clock was set. */
+/* Starts at `retention_ms` as of boot time `boot_ms`, and goes on from this past. */
+void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms, const struct clock_past *past);
+/* The three together: between two readings all advance alike, unless the wall clock was set. `past` is the clock's. */
 struct now clock_now(struct clock *clock);
 
 /* CLOCK_MONOTONIC, in nanoseconds: for the difference of two readings. On any thread; never 0. */

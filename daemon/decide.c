@@ -94,7 +94,7 @@ static void fill_reply(struct reply *reply, const struct call *call, const struc
     };
     if (decision->answer == ANSWER_EXPIRED) {
         const struct policy *policy = call->policy;
-        reply->window_now_ms = now->wall_ms > now->retention_ms ? now->wall_ms : now->retention_ms;
+        reply->window_now_ms = clock_latest(now, call->first_sent_ms);
         reply->window_keep_ms = call->keep_ms && call->keep_ms < policy->keep_ms ? call->keep_ms : policy->keep_ms;
     }
     if (decision->code == CODE_NOT_FOUND) {

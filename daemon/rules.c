@@ -20,11 +20,6 @@ static void fail(struct decision *decision, enum code code, const char *reason)
     decision->reason = reason;
 }
 
-static uint64_t later(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 static uint64_t within(uint64_t value, uint64_t least, uint64_t most)
 {
     return value < least ? least : value > most ? most : value;
@@ -186,14 +181,14 @@ static void finish(struct decision *decision, const struct record *current, cons
 
 /* ---- Begin ------------------------------------------------------------------- */
 
-/* Was the key first sent so long ago that its outcome may have come and gone? By the later clock:
- * refusing is the safe mistake. */
+/* Was the key first sent so long ago that its outcome may have come and gone? At the latest: refusing is the safe
+ * mistake. */
 static bool too_old(const struct call *call, const struct now *now)
 {
     const struct policy *policy = call->policy;
     const uint64_t window_ms = call->keep_ms && call->keep_ms < policy->keep_ms ? call->keep_ms : policy->keep_ms;
 
-    return call->first_sent_ms && later(now->wall_ms, now->retention_ms) >= sum(call->first_sent_ms, window_ms);
+    return call->first_sent_ms && clock_latest(now, call->first_sent_ms) >= sum(call->first_sent_ms, window_ms);
 }
 
 static bool fingerprint_matches(const struct record *current, const struct call *call)

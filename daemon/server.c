@@ -86,7 +86,7 @@ static void start_clock(struct server *server)
 {
     clock_read_mark(&server->mark);
     clock_start(&server->clock, clock_retention(&store_facts(server->store)->mark, &server->mark, REBOOT_MS_MAX),
-                server->mark.boot_ms);
+                server->mark.boot_ms, &store_facts(server->store)->past);
     read_clock(server);
 }
 

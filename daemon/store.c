@@ -377,10 +377,13 @@ static bool settle(struct store *store, struct store_error *error)
     origin_read(store->directory.data_fd, &here);
     const bool known = tables_read_origin(&store->tables, &before);
     const uint64_t first = first_number(store, known && is_copy(&before, &here));
+    if ((code = tables_read_past(&store->tables, &store->facts.past)) != 0)
+        return fail(error, 65, "what it says of the clocks does not read", code);
+    clock_past_note(&store->facts.past, store->facts.mark.retention_ms, store->facts.mark.wall_ms);
     store->state.next_number = first;
     note_log(store);
     for (int i = 0; i < 2 && code == 0; i++)
-        code = tables_put_start(&store->tables, &store->state, &here);
+        code = tables_put_start(&store->tables, &store->state, &here, &store->facts.past);
     return code == 0 || fail(error, 74, "its state cannot be written", code);
 }
 

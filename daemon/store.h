@@ -62,6 +62,7 @@ struct store_facts {
     uint64_t store_id;                   /* random, new with every new store */
     uint8_t secret[RECORD_SECRET_BYTES]; /* of the identity hashes */
     struct clock_mark mark;              /* as of the last commit; of now in a new store */
+    struct clock_past past;              /* up to that mark */
 };
 const struct store_facts *store_facts(const struct store *store);
 

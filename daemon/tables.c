@@ -164,6 +164,7 @@ int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tab
 
 /* A struct without gaps is its own format. */
 _Static_assert(sizeof(struct origin) == ORIGIN_BYTES, "an origin has no gaps");
+_Static_assert(sizeof(struct clock_past) == (2 + 3 * CLOCK_STRETCHES) * sizeof(uint64_t), "a past has no gaps");
 
 bool tables_read_origin(const struct tables *tables, struct origin *origin)
 {
@@ -176,14 +177,33 @@ bool tables_read_origin(const struct tables *tables, struct origin *origin)
     return code == 0;
 }
 
-int tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin)
+int tables_read_past(const struct tables *tables, struct clock_past *past)
+{
+    MDB_txn *txn = NULL;
+    int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
+
+    if (code != 0)
+        return code;
+    code = get_meta(tables, txn, "clocks", past, sizeof *past);
+    mdb_txn_abort(txn);
+    if (code == 0 && past->count > CLOCK_STRETCHES)
+        return MDB_CORRUPTED;
+    if (code != MDB_NOTFOUND)
+        return code;
+    clock_past_unknown(past);
+    return 0;
+}
+
+int tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin,
+                     const struct clock_past *past)
 {
     MDB_txn *txn = NULL;
     int code = mdb_txn_begin(tables->env, NULL, 0, &txn);
 
     if (code != 0)
         return code;
-    if ((code = put_meta(tables, txn, "origin", origin, sizeof *origin)) == 0)
+    if ((code = put_meta(tables, txn, "origin", origin, sizeof *origin)) == 0 &&
+        (code = put_meta(tables, txn, "clocks", past, sizeof *past)) == 0)
         code = tables_put_state(tables, txn, state);
     if (code == 0)
         return mdb_txn_commit(txn);
@@ -204,6 +224,7 @@ bool tables_create(struct tables *tables, const struct store_facts *facts, const
         (code = put_meta(tables, txn, "format", &format, sizeof format)) != 0 ||
         (code = put_meta(tables, txn, "store_id", &facts->store_id, sizeof facts->store_id)) != 0 ||
         (code = put_meta(tables, txn, "secret", facts->secret, sizeof facts->secret)) != 0 ||
+        (code = put_meta(tables, txn, "clocks", &facts->past, sizeof facts->past)) != 0 ||
         (code = tables_put_state(tables, txn, state)) != 0) {
         mdb_txn_abort(txn);
         return fail(error, "new", code);

@@ -4,7 +4,7 @@
  *     unfinished  life (8 bytes, MDB_INTEGERKEY)                       -> record
  *     chunks      place or life (8 bytes), kind (1), chunk (3), big-endian -> XXH3-64 (8 bytes), at most 4,072 bytes of
  *                 a value
- *     meta        "format", "store_id", "secret", "state", "origin"    -> XXH3-64 (8 bytes), see tables.c
+ *     meta        "format", "store_id", "secret", "state", "origin", "clocks" -> XXH3-64 (8 bytes), see tables.c
  *
  * A chunk fills one overflow page at most. Its checksum is seeded with its key, so that a chunk at a wrong place is
  * noticed. */
@@ -52,8 +52,11 @@ bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct 
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state);
 /* Where the store lay when it was started last. False: that is not known. */
 bool tables_read_origin(const struct tables *tables, struct origin *origin);
+/* How the clocks stood to each other, as of that start. Unknown where it is not there. Returns 0 or LMDB's error. */
+int tables_read_past(const struct tables *tables, struct clock_past *past);
 /* One commit of how a start begins. Returns 0 or LMDB's error. */
-int tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin);
+int tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin,
+                     const struct clock_past *past);
 
 /* As of now, in a transaction of the calling thread: pages in use, the first place there is (0: none). Returns 0 or an
  * error. */

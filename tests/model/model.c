@@ -127,7 +127,14 @@ uint64_t model_window_ms(const struct policy *policy, uint64_t keep_ms)
 
 static bool is_too_old(const struct call *call, const struct now *now)
 {
-    uint64_t later = now->wall_ms > now->retention_ms ? now->wall_ms : now->retention_ms;
+    /* By each stretch of the past in which the wall clock may have shown that time. */
+    uint64_t later = now->wall_ms;
+    for (unsigned i = 0; now->past && i < now->past->count; i++) {
+        const struct clock_stretch *stretch = &now->past->stretches[i];
+        uint64_t then = now->retention_ms - (uint64_t)stretch->ahead_ms;
+        if (stretch->from_ms <= call->first_sent_ms && call->first_sent_ms <= stretch->to_ms && later < then)
+            later = then;
+    }
     if (call->first_sent_ms == 0 || call->first_sent_ms > later)
         return false;
     return later - call->first_sent_ms >= model_window_ms(call->policy, call->keep_ms);

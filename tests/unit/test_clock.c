@@ -115,6 +115,8 @@ static void a_mark_is_of_now(void **state)
     assert_memory_not_equal(first.boot_id, unknown, 16);
 }
 
+static const struct clock_past never;
+
 static void a_running_clock_goes_on_from_where_it_was_set(void **state)
 {
     const uint64_t boot_ms = system_ms(CLOCK_BOOTTIME);
@@ -122,13 +124,13 @@ static void a_running_clock_goes_on_from_where_it_was_set(void **state)
     struct now now;
 
     (void)state;
-    clock_start(&clock, 7000000000ull, boot_ms);
+    clock_start(&clock, 7000000000ull, boot_ms, &never);
     now = clock_now(&clock);
     assert_in_range(now.boot_ms, boot_ms, system_ms(CLOCK_BOOTTIME));
     assert_true(now.wall_ms > 1600000000000ull);
     assert_int_equal(now.retention_ms, 7000000000ull + (now.boot_ms - boot_ms));
     /* Set behind boot time: the difference is taken modulo 2^64. */
-    clock_start(&clock, 3, boot_ms);
+    clock_start(&clock, 3, boot_ms, &never);
     now = clock_now(&clock);
     assert_int_equal(now.retention_ms, 3 + (now.boot_ms - boot_ms));
 }
@@ -141,7 +143,7 @@ static void readings_agree_on_the_time_between_the_clocks(void **state)
     int steps = 0;
 
     (void)state;
-    clock_start(&clock, 0, system_ms(CLOCK_BOOTTIME));
+    clock_start(&clock, 0, system_ms(CLOCK_BOOTTIME), &never);
     first = clock_now(&clock);
     for (int i = 0; i < 20000; i++) {
         const struct now now = clock_now(&clock);
@@ -149,6 +151,92 @@ static void readings_agree_on_the_time_between_the_clocks(void **state)
         first = now;
     }
     assert_in_range(steps, 0, 1); /* a clock that is set, or slewed, meanwhile */
+}
+
+/* ---- The past ------------------------------------------------------------------------ */
+
+#define HOUR_MS  UINT64_C(3600000)
+#define YEARS_MS (UINT64_C(9) * 365 * 24 * HOUR_MS)
+#define START_MS UINT64_C(1800000000000) /* retention clock */
+
+/* How late it is for somebody who counts from when the wall clock showed that time. */
+static uint64_t latest(const struct clock_past *past, uint64_t retention_ms, uint64_t wall_ms, uint64_t shown_ms)
+{
+    const struct now now = {.retention_ms = retention_ms, .wall_ms = wall_ms, .past = past};
+
+    return clock_latest(&now, shown_ms);
+}
+
+static void a_clock_that_was_ahead_once_does_not_count_for_ever(void **state)
+{
+    struct clock_past past = {0};
+    const uint64_t now_ms = START_MS + 2 * HOUR_MS, wall_ms = now_ms - YEARS_MS;
+
+    (void)state;
+    clock_past_note(&past, START_MS, START_MS); /* a store is made */
+    clock_past_note(&past, START_MS + HOUR_MS, START_MS + HOUR_MS - YEARS_MS);
+    assert_int_equal(past.count, 2);
+    /* What was shown when it was right is as long ago as it seems; what it showed while it was ahead is not in the
+     * future. */
+    assert_int_equal(latest(&past, now_ms, wall_ms, wall_ms - HOUR_MS / 2), wall_ms);
+    assert_int_equal(latest(&past, now_ms, wall_ms, START_MS + HOUR_MS / 2), now_ms);
+    assert_int_equal(latest(&past, now_ms, wall_ms, START_MS - 1), wall_ms);
+    assert_int_equal(latest(NULL, now_ms, wall_ms, START_MS), wall_ms);
+}
+
+static void what_was_shown_before_a_step_back_is_longer_ago(void **state)
+{
+    struct clock_past past = {0};
+    const uint64_t now_ms = START_MS + 20 * HOUR_MS, wall_ms = now_ms - 5 * HOUR_MS;
+
+    (void)state;
+    clock_past_note(&past, START_MS, START_MS);
+    clock_past_note(&past, START_MS + 10 * HOUR_MS, START_MS + 5 * HOUR_MS);
+    /* Shown once, before; shown twice: the earlier counts; shown only since. */
+    assert_int_equal(latest(&past, now_ms, wall_ms, START_MS + 2 * HOUR_MS), now_ms);
+    assert_int_equal(latest(&past, now_ms, wall_ms, START_MS + 7 * HOUR_MS), now_ms);
+    assert_int_equal(latest(&past, now_ms, wall_ms, START_MS + 11 * HOUR_MS), wall_ms);
+}
+
+static void of_an_unknown_past_the_later_clock_counts(void **state)
+{
+    struct clock_past past;
+
+    (void)state;
+    clock_past_unknown(&past);
+    assert_int_equal(latest(&past, START_MS, START_MS - HOUR_MS, 7), START_MS);
+    assert_int_equal(latest(&past, START_MS, START_MS + HOUR_MS, 7), START_MS + HOUR_MS);
+    clock_past_note(&past, START_MS, START_MS - YEARS_MS);
+    assert_int_equal(latest(&past, START_MS + 1, START_MS + 1 - YEARS_MS, START_MS - YEARS_MS), START_MS + 1);
+}
+
+/* More steps than there is room for: those that are alike are taken together, so that what is far off stays apart. */
+static void many_steps_are_taken_together(void **state)
+{
+    struct clock_past past = {0};
+    uint64_t now_ms = START_MS, ahead_ms = 0;
+
+    (void)state;
+    clock_past_note(&past, now_ms, now_ms);
+    for (int i = 0; i < 50; i++) {
+        now_ms += 20 * HOUR_MS;
+        ahead_ms = YEARS_MS - (uint64_t)i * 5 * HOUR_MS; /* a machine that is off at night */
+        clock_past_note(&past, now_ms, now_ms - ahead_ms);
+        assert_true(past.count <= CLOCK_STRETCHES);
+        const uint64_t wall_ms = now_ms + HOUR_MS - ahead_ms;
+        assert_int_equal(latest(&past, now_ms + HOUR_MS, wall_ms, wall_ms - HOUR_MS), wall_ms);
+        assert_int_equal(latest(&past, now_ms + HOUR_MS, wall_ms, START_MS + HOUR_MS), now_ms + HOUR_MS);
+    }
+}
+
+static void slewing_is_no_step(void **state)
+{
+    struct clock_past past = {0};
+
+    (void)state;
+    for (uint64_t i = 0; i < 1000; i++)
+        clock_past_note(&past, START_MS + i * HOUR_MS, START_MS + i * HOUR_MS - i % 800);
+    assert_int_equal(past.count, 1);
 }
 
 static void nanoseconds_go_on(void **state)
@@ -181,6 +269,11 @@ int main(void)
         cmocka_unit_test(a_mark_is_of_now),
         cmocka_unit_test(a_running_clock_goes_on_from_where_it_was_set),
         cmocka_unit_test(readings_agree_on_the_time_between_the_clocks),
+        cmocka_unit_test(a_clock_that_was_ahead_once_does_not_count_for_ever),
+        cmocka_unit_test(what_was_shown_before_a_step_back_is_longer_ago),
+        cmocka_unit_test(of_an_unknown_past_the_later_clock_counts),
+        cmocka_unit_test(many_steps_are_taken_together),
+        cmocka_unit_test(slewing_is_no_step),
         cmocka_unit_test(nanoseconds_go_on),
     };
 

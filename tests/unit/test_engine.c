@@ -17,7 +17,7 @@ static const struct policy policy = {.keep_ms = 60000,
                                      .grace_ms = 500,
                                      .if_interrupted = IF_INTERRUPTED_REPORT,
                                      .max_outcome_bytes = 65536};
-static struct now now = {1000000, 1700000000000, 1700000000000};
+static struct now now = {.boot_ms = 1000000, .wall_ms = 1700000000000, .retention_ms = 1700000000000};
 static uint32_t replies;
 
 static void on_reply(void *context, struct party *party, uint64_t request, const struct reply *reply)

@@ -428,11 +428,21 @@ static void dial_first_sent(struct call *call, unsigned first_sent, const struct
 
 static void test_begin_of_what_is_absent(void **state)
 {
-    struct dials d = dials_of(9, 3u, 8u, 6u, 3u, 5u, 2u, 3u, 2u, 2u);
+    /* The wall clock was never set; nothing is known; it was a year ahead until an hour ago, and is right since. */
+    static const uint64_t year_ms = UINT64_C(365) * DAY_MS;
+    static const struct clock_past unknown = {.count = 1, .stretches = {{0, UINT64_MAX, 0}}};
+    const struct clock_past ahead = {.count = 2,
+                                     .stretches = {{NOW_MS - 2 * HOUR_MS, NOW_MS - HOUR_MS, 0},
+                                                   {NOW_MS - HOUR_MS - year_ms, UINT64_MAX, (int64_t)year_ms}}};
+    const struct clock_past *const pasts[] = {NULL, &unknown, &ahead};
+    struct dials d = dials_of(10, 3u, 8u, 6u, 3u, 5u, 2u, 3u, 2u, 2u, 3u);
     (void)state;
     do {
         struct call call = call_of(CALL_BEGIN);
         struct now now = time_of(NULL, 0, d.at[0]);
+        now.past = pasts[d.at[9]];
+        if (now.past == &ahead)
+            now.wall_ms -= year_ms;
         call.keep_ms = keeps_ms[d.at[2]];
         dial_first_sent(&call, d.at[1], &now);
         dial_attempt(&call, d.at[3]);

@@ -103,7 +103,7 @@ static void advance(uint64_t ms)
 static int set_up(void **state)
 {
     (void)state;
-    now = (struct now){1000000, 1700000000000, 1700000000000};
+    now = (struct now){.boot_ms = 1000000, .wall_ms = 1700000000000, .retention_ms = 1700000000000};
     return 0;
 }
 

@@ -922,6 +922,33 @@ static void a_new_store_needs_a_clock_that_is_set(void **state)
     reopen(world);
 }
 
+/* The store knows how the clocks stood to each other, over any number of starts: a first_sent_ms from when the wall
+ * clock was right is not too old because it was years ahead once. */
+static void what_the_clocks_were_is_known_after_a_start(void **state)
+{
+    const uint64_t ahead_ms = UINT64_C(2000000000000), hour_ms = 3600 * 1000;
+    struct world *world = *state;
+
+    wall_ms_instead = ahead_ms;
+    remove_store(world);
+    reopen(world);
+    /* A commit an hour later, after the clock was set right. */
+    const struct clock_mark mark = {.retention_ms = ahead_ms + hour_ms, .wall_ms = ahead_ms / 2, .boot_ms = 1};
+    store_touch(world->store);
+    store_submit(world->store, &mark);
+    wait_event(world);
+    for (int i = 0; i < 3; i++) {
+        reopen(world);
+        const struct clock_past *past = &store_facts(world->store)->past;
+        const struct now now = {
+            .retention_ms = mark.retention_ms + hour_ms, .wall_ms = mark.wall_ms + hour_ms, .past = past};
+        assert_int_equal(past->count, 2);
+        assert_int_equal(clock_latest(&now, mark.wall_ms), now.wall_ms);
+        assert_int_equal(clock_latest(&now, ahead_ms + 1), now.retention_ms);
+    }
+    wall_ms_instead = 0;
+}
+
 static void on_signal(int number)
 {
     (void)number;
@@ -2424,6 +2451,7 @@ int main(void)
         STORE_TEST(what_lies_on_both_sides_of_a_bad_page_is_read),
         STORE_TEST(checking_finds_every_bad_page),
         STORE_TEST(a_store_without_its_file_is_refused),
+        STORE_TEST(what_the_clocks_were_is_known_after_a_start),
         STORE_TEST(a_new_store_needs_a_clock_that_is_set),
         STORE_TEST(no_commit_is_passed_for_the_last),
         STORE_TEST(a_start_commits_twice),
