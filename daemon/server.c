@@ -218,8 +218,8 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     bool again;
 
     (void)loop, (void)events;
-    read_clock(server);
     if (paused) { /* owners' calls were not read since the last turn */
+        read_clock(server);
         service_stalled(server->service, server->now.boot_ms - server->turned_ms);
         noted_ms = server->now.boot_ms;
     }
