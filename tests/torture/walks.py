@@ -18,7 +18,7 @@ from .daemon import PATIENCE, Client, Daemon, Ended, op
 from .run import IDEMD, Violation
 
 DAY_MS = 24 * 3600 * 1000
-EVERY_SECONDS = 0.005
+EVERY_SECONDS = 0.02
 ID_BYTES = 5  # of a call's id in what is made from a template: a varint may be longer than it needs to be
 MUTATIONS = [
     broken.Mutation("a Recover sent again in another order", "daemon/listing.c",
