@@ -7,6 +7,7 @@ import re
 import sys
 import time
 
+from . import broken
 from .run import Run
 
 SUITES = ["power", "faults", "walks"]
@@ -50,7 +51,10 @@ def main():
         with Run(name, seed, arguments) as run:
             print(f"{name}: seed {seed}; to repeat: {run.command}", flush=True)
             started = time.monotonic()
-            suite.run(run)
+            try:
+                suite.run(run)
+            except broken.Outdated as outdated:
+                run.violation(str(outdated))
             run.seconds = time.monotonic() - started
             runs.append(run)
     print_table(runs)

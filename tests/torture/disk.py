@@ -123,7 +123,7 @@ class File:
         sizes = choice.prefix(len(self.pending))
         for n, change in enumerate(self.pending):
             if change.data is not None:
-                choice.sectors(content, change.start, change.data, n, len(self.pending))
+                choice.sectors(content, change.start, change.data)
             if change.size is not None and n < sizes:
                 if change.data is None:
                     del content[change.size:]
@@ -179,8 +179,8 @@ class Folder:
 
     def image(self, choice):
         names = dict(self.durable)
-        for n, change in enumerate(self.pending):
-            if choice.whole(n, len(self.pending)):
+        for change in self.pending:
+            if choice.whole():
                 _put(names, change.names)
         return names
 
@@ -207,13 +207,13 @@ class Choice:
         mode = self._mode()
         return 0 if mode == "none" else count if mode == "all" else self.random.randint(0, count)
 
-    def whole(self, n, count):
+    def whole(self):
         mode = self._mode()
         if mode in ("none", "all"):
             return mode == "all"
         return self.random.random() < 0.5
 
-    def sectors(self, content, start, data, n, count):
+    def sectors(self, content, start, data):
         mode, total = self._mode(), len(data) // SECTOR
         if mode == "none":
             return
@@ -353,6 +353,11 @@ class Disk:
     def differs(self):
         """What the recording did not see: the first path where the tree is not as the model has it; None: none."""
         return _differs(self.root, self.tree)
+
+
+def whole(records):
+    """Has each call that changes something returned? If a process was killed in the middle of one, nobody knows what it did."""
+    return all(record.ended or record.result is not None or record.kind in (FLUSH, FLUSH_NAMES, SEND) for record in records)
 
 
 def _path(data):

@@ -25,6 +25,7 @@ class State:
     outcome: tuple | None = None
     expires_ms: int | None = None
     said: tuple = ()  # operation and owner
+    revision: int | None = None
 
     def __str__(self):
         name = {0: "absent", RUNNING: "running", INTERRUPTED: "interrupted", DONE: "done"}[self.state]
@@ -167,7 +168,7 @@ class Work:
         outcome = {"kind": VALUES["OUTCOME_KIND_SUCCEEDED"], "code": self.random.choice([0, 200, -1]), "body": self.random.randbytes(self.random.choice(self.sizes)),
                    "attributes": [{"name": "n", "value": self.random.randbytes(9)}] * self.random.choice([0, 0, 2])}
         stored = (outcome["kind"], outcome["code"], outcome["body"], tuple((a["name"], a["value"]) for a in outcome["attributes"]))
-        state = dataclasses.replace(key.state, state=DONE, checkpoint=None, outcome=stored)
+        state = dataclasses.replace(key.state, state=DONE, checkpoint=None, outcome=stored, revision=None)
         return key, {"complete": {"op": op(key.name), "fence": key.state.fence, "outcome": outcome}}, self._completed, state
 
     def _completed(self, key, answer, state):
@@ -186,7 +187,7 @@ class Work:
                     dataclasses.replace(state, checkpoint=checkpoint))
         if what < 0.9:
             return (key, {"release": {**named, "effect": VALUES["EFFECT_UNKNOWN"]}}, self._held("release"),
-                    dataclasses.replace(state, state=INTERRUPTED))
+                    dataclasses.replace(state, state=INTERRUPTED, revision=None))
         return key, {"release": {**named, "effect": VALUES["EFFECT_NONE"]}}, self._held("release"), ABSENT
 
     def _held(self, call):
@@ -197,15 +198,41 @@ class Work:
         return take
 
     def take_over(self, key):
-        if self.random.random() < 0.4:
+        what = self.random.random()
+        if what < 0.3:
             return self.complete(key)
-        state = dataclasses.replace(key.state, state=RUNNING, attempt=key.state.attempt + 1, said=(key.state.said[0], "sweeper"))
+        if what < 0.6:
+            return self._resolve(key) if key.state.revision else self._ask(key)
+        state = dataclasses.replace(key.state, state=RUNNING, attempt=key.state.attempt + 1, said=(key.state.said[0], "sweeper"),
+                                    revision=None)
         return (key, {"begin": {"op": op(key.name), "operation": state.said[0], "owner": "sweeper", "lease_ms": LEASE_MS,
                                 "attempt_id": self.random.randbytes(16), "if_interrupted": VALUES["IF_INTERRUPTED_TAKE_OVER"]}},
                 self._granted, state)
 
+    def _resolve(self, key):
+        named = {"op": op(key.name), "revision": key.state.revision}
+        if self.random.random() < 0.5:
+            return key, {"resolve": {**named, "verdict": VALUES["VERDICT_DID_NOT_HAPPEN"]}}, self._held("resolve"), ABSENT
+        state = dataclasses.replace(key.state, state=DONE, checkpoint=None, outcome=(1, 201, b"seen", ()), expires_ms=None, revision=None)
+        return (key, {"resolve": {**named, "verdict": VALUES["VERDICT_HAPPENED"], "outcome": {"kind": 1, "code": 201, "body": b"seen"}}},
+                self._held("resolve"), state)
+
     def replay(self, key):
+        if self.random.random() < 0.3:
+            if not key.state.revision:
+                return self._ask(key)
+            return key, {"forget": {"op": op(key.name), "revision": key.state.revision}}, self._held("forget"), ABSENT
         return key, {"begin": {"op": op(key.name), "operation": key.state.said[0]}}, self._replayed, key.state
+
+    def _ask(self, key):
+        """For the revision, which Resolve and Forget name."""
+        return key, {"get": {"op": op(key.name)}}, self._told, key.state
+
+    def _told(self, key, answer, state):
+        otherwise = state.fits(answer)
+        if otherwise:
+            raise Violation(f"{key.name}: {otherwise}")
+        key.add(dataclasses.replace(state, revision=answer["get"].info.revision), answer.id)
 
     def _replayed(self, key, answer, state):
         if answer.begin.answer != REPLAY or _outcome(answer.begin.outcome) != state.outcome:
@@ -246,7 +273,7 @@ class Work:
     def give_up(self):
         """The daemon is gone: what was not answered may have been done."""
         for key, _, take, state in self.open.values():
-            if take != self._replayed:
+            if take not in (self._replayed, self._told):
                 key.add(state, None)
         self.open, self.busy = {}, set()
 

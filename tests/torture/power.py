@@ -68,6 +68,8 @@ class Store:
             finally:
                 daemon.kill()
             self.lives.append(disk.read_records(recording))
+            if not disk.whole(self.lives[-1]):
+                return  # what a next life would find is not known
 
     def _live(self, daemon):
         client = Client(daemon, self.history.next_id)
@@ -117,6 +119,7 @@ class Cut:
         os.makedirs(self.tree)
         choice = disk.Choice(self.random, self.random.choice(disk.Choice.MODES))
         junk = self.random.choice([b"", bytes(8192), self.random.randbytes(8192)])
+        chances = self.random.getstate()
         model.lay(self.tree, choice, junk)
         left = os.path.join(self.folder, "left") if record else None
         if record:
@@ -132,6 +135,9 @@ class Cut:
                 daemon.terminate()
         except (Violation, Ended) as violation:
             daemon.kill()
+            self.random.setstate(chances)
+            os.makedirs(os.path.join(self.folder, "image"))
+            model.lay(os.path.join(self.folder, "image"), choice, junk)  # as it was before the daemon started on it
             raise Violation(f"{what}, what is unflushed: {choice.mode}: {violation}") from violation
         finally:
             daemon.kill()
@@ -216,9 +222,9 @@ class Worker:
                 done += self._one(model, store.history.at(sent, index + 1), f"{what}, cut after record {index} of {len(records)}", choose)
         if model.mapped:
             raise Violation("the daemon writes through a map, which the recorder does not see")
-        different = model.differs()
+        different = model.differs() if all(disk.whole(life) for life in store.lives) else None
         if different:
-            self.report("unseen", f"{what}: {different} is not as it was recorded", None, None)
+            raise Violation(f"{what}: {different} is not as it was recorded: the recorder does not see every call")
         return done
 
     @staticmethod
@@ -296,7 +302,7 @@ def _work(build, folder, seed, ends, numbers, cuts, results):
 
 def campaign(run, build, cuts, ends, first_is_enough):
     """Yields what the workers report, (what, text, folder), until they are done. What: "case"; "violation"; "unusable", a violation before
-    any cut; "unseen", a recording that is not whole."""
+    any cut."""
     folder = tempfile.mkdtemp(prefix="work-", dir=run.folder)
     numbers, left = multiprocessing.Value("q", 0), multiprocessing.Value("q", 1 << 60 if cuts is None else cuts)
     results = multiprocessing.Queue()
@@ -337,6 +343,8 @@ MUTATIONS = [
 ]
 WAYS = {"no DSYNC": "no-dsync", "MDB_NOSYNC": "nosync", "MDB_NOMETASYNC": "nometasync", "name not flushed": "no-name-flush",
         "rename not flushed": "no-rename-flush"}
+# What goes wrong with these is seen only where the log goes on in a slot while its commit is late: large stores, and slow tables.
+LATE = {"MDB_NOMETASYNC", "slot freed before the commit"}
 CONTROL_CUTS = 4000  # a broken build is caught within far fewer
 
 
@@ -357,19 +365,12 @@ def _control(run, name, build):
 
 def run(run):
     broken.check(MUTATIONS)
-    unseen = 0
     for what, text, kept in campaign(run, Build(IDEMD), run.cases_max(SMALL_SHARE), run.ends(), False):
         if what == "case":
             run.cases += 1
-        elif what == "unseen":
-            unseen += 1
-            run.say(text)
         else:
             run.violation(text, kept)
-    if unseen:
-        run.say(f"{unseen} recordings were not whole, since the daemon was killed in the middle of a call")
-    for name, ways in WAYS.items():
-        _control(run, name, Build(IDEMD, ways))
-    for mutation in MUTATIONS:
-        slow = mutation.name.startswith("slot freed")
-        _control(run, mutation.name, Build(broken.build(mutation, run.folder), "", 1.0 if slow else LARGE_SHARE, 3000 if slow else 0))
+    builds = [(name, IDEMD, ways) for name, ways in WAYS.items()]
+    builds += [(mutation.name, broken.build(mutation, run.folder), "") for mutation in MUTATIONS]
+    for name, program, ways in builds:
+        _control(run, name, Build(program, ways, 1.0, 3000) if name in LATE else Build(program, ways))

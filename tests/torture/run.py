@@ -8,6 +8,7 @@ import time
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ["IDEMD_BUILD"]
 IDEMD = os.path.join(BUILD, "daemon", "idemd")
+SPACE_BYTES = 1 << 30  # what a suite's data needs at most
 KEPT_MAX = 8  # folders of violations that are kept; more of the same say nothing new
 
 
@@ -36,8 +37,7 @@ class Run:
         self._started = time.monotonic()
 
     def __enter__(self):
-        room = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.folder = tempfile.mkdtemp(prefix=f"idemd-{self.name}-", dir=room)
+        self.folder = tempfile.mkdtemp(prefix=f"idemd-{self.name}-", dir=_in_memory())
         return self
 
     def __exit__(self, *_):
@@ -83,6 +83,15 @@ class Run:
 
     def good(self):
         return not self.violations and not self.missed
+
+
+def _in_memory():
+    """A folder in memory, if there is one with room."""
+    try:
+        space = os.statvfs("/dev/shm")
+    except FileNotFoundError:
+        return None
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) and space.f_bavail * space.f_frsize >= SPACE_BYTES else None
 
 
 def ignore_sockets(folder, names):
