@@ -19,6 +19,7 @@ from .operations import DONE, INTERRUPTED, RUNNING, History, Work, look
 from .run import IDEMD, Violation, ignore_sockets
 
 SMALL_SHARE = 500
+SAID_EVERY = 5000       # cuts
 CUTS_A_STORE = 120      # of one recording, before the next is made
 AGAIN_SHARE = 0.12      # of the starts after a cut that are recorded and cut again, so many times:
 CUTS_AGAIN = 4
@@ -177,16 +178,16 @@ class Worker:
         return time.monotonic() >= self.ends
 
     def store(self, number, cuts):
-        """One store, and so many cuts of it."""
+        """One store, and about so many cuts of it. Returns how many they were; all of them if it ended with a violation."""
         choose = random.Random(f"{self.seed} {number}")
         folder = os.path.join(self.folder, f"store{number}")
         store = Store(self.build, folder, choose)
         self.cut = Cut(os.path.join(self.folder, f"cut{number}"), self.build, choose)
         try:
-            done = self._record(store, number) and self._cuts(store, cuts, f"store {number}")
+            done = self._cuts(store, cuts, f"store {number}") if self._record(store, number) else cuts
         except (Violation, Ended) as violation:
             self.report("violation", str(violation), folder, self.cut.folder)
-            done = 0
+            done = cuts
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(self.cut.folder, ignore_errors=True)
@@ -294,7 +295,9 @@ def _work(build, folder, seed, ends, numbers, cuts, results):
                 cuts.value -= share
             if share <= 0:
                 break
-            worker.store(number, share)
+            done = worker.store(number, share)
+            with cuts.get_lock():
+                cuts.value += share - done
     except BaseException:  # pylint: disable=broad-exception-caught
         results.put(("error", traceback.format_exc(), None))
     results.put(("end", "", None))
@@ -368,6 +371,8 @@ def run(run):
     for what, text, kept in campaign(run, Build(IDEMD), run.cases_max(SMALL_SHARE), run.ends(), False):
         if what == "case":
             run.cases += 1
+            if run.cases % SAID_EVERY == 0:
+                run.say(f"{run.cases} cuts, {len(run.violations)} violations")
         else:
             run.violation(text, kept)
     builds = [(name, IDEMD, ways) for name, ways in WAYS.items()]
