@@ -318,6 +318,14 @@ static void next_state(const struct apply *apply, struct tables_state *state)
     state->mark = header.mark;
 }
 
+/* LMDB calls a write that was short EIO, as it calls a broken disk. But it is a full one: no call has failed. */
+static int commit(MDB_txn *txn)
+{
+    errno = 0;
+    const int code = mdb_txn_commit(txn);
+    return code == EIO && errno == 0 ? ENOSPC : code;
+}
+
 int apply(struct apply *apply)
 {
     struct applying applying = {.apply = apply, .tables = apply->tables, .rested_ns = clock_read_ns()};
@@ -344,8 +352,53 @@ int apply(struct apply *apply)
         mdb_txn_abort(applying.txn);
         return code;
     }
-    code = mdb_txn_commit(applying.txn);
+    code = commit(applying.txn);
     if (code == 0)
         *apply->state = state;
+    return code;
+}
+
+static bool is_full(int code)
+{
+    return code == ENOSPC || code == EDQUOT || code == EFBIG;
+}
+
+/* What a commit gave back can be used by the one after the next. */
+static int commit_nothing(const struct apply *apply_whole)
+{
+    struct apply nothing = {.tables = apply_whole->tables, .state = apply_whole->state};
+    const int code = apply(&nothing);
+
+    return is_full(code) ? 0 : code;
+}
+
+/* A commit that finds no room has changed nothing: LMDB writes all pages, and then the one that makes them count. If
+ * that one fails, LMDB refuses every transaction after it. So trying again is safe. */
+int apply_parts(struct apply *whole)
+{
+    struct apply part = *whole;
+    bool waited = false; /* for what earlier commits gave back */
+    uint32_t done = 0;
+    int code;
+
+    do {
+        part.batches = whole->batches + done;
+        if (part.batch_count > whole->batch_count - done)
+            part.batch_count = whole->batch_count - done;
+        code = apply(&part);
+        if (code == 0) {
+            if (part.sweep_s)
+                whole->swept_count = part.swept_count;
+            part.sweep_s = 0; /* once */
+            done += part.batch_count;
+            waited = false;
+        } else if (is_full(code) && !waited) {
+            waited = true;
+            code = commit_nothing(whole);
+        } else if (is_full(code) && part.batch_count > 1) {
+            part.batch_count /= 2;
+            code = 0;
+        }
+    } while (code == 0 && done < whole->batch_count);
     return code;
 }

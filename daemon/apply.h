@@ -21,5 +21,8 @@ struct apply {
 /* Returns 0, or LMDB's or errno's error: then nothing may be assumed of the disk. An operation whose record cannot be
  * made whole is logged, and written damaged. */
 int apply(struct apply *apply);
+/* The same, but if the disk has no room for all of it in one commit, by several smaller ones: each gives back pages
+ * which those after it use. What was applied before a failure stays. */
+int apply_parts(struct apply *apply);
 
 #endif

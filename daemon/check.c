@@ -252,7 +252,7 @@ static int check_store(const char *path, FILE *out)
     struct tables_state state;
     int code;
 
-    if (!tables_open(&check.tables, path, 0, true, &error) ||
+    if (!tables_open(&check.tables, path, 0, true, &error) || !tables_check_length(&check.tables, path, &error) ||
         !tables_read_facts(&check.tables, &facts, &state, &error)) {
         tables_close(&check.tables);
         return say_error(&check, &error);

@@ -300,6 +300,20 @@ bool decide_no_room(struct engine *engine, const struct asker *asker, bool first
     return false;
 }
 
+/* An outcome for which a full disk has no room left. */
+static bool no_room_for_outcome(struct engine *engine, const struct asker *asker, const struct decision *decision)
+{
+    const struct outcome *outcome = &asker->call->outcome;
+
+    if (decision->change != CHANGE_PUT || decision->next.state != RECORD_DONE ||
+        store_takes(engine->store, outcome->attributes.size + outcome->body_field.size))
+        return false;
+    decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "STORE_FULL", NULL,
+                  "the disk is full, and so is what was kept free for outcomes: Renew, and send it again when there is "
+                  "room");
+    return true;
+}
+
 static void decide_damaged(struct engine *engine, const struct asker *asker, struct found *found)
 {
     struct reply reply = {.call = asker->call->type, .ownership = OWNERSHIP_HELD};
@@ -388,6 +402,8 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
         if (decide_no_room(engine, asker, decision->granted && !found->there))
             return true;
     }
+    if (no_room_for_outcome(engine, asker, decision))
+        return true;
     if (!values_fetch(engine, found, values_needed(call, decision), now, &values)) {
         decide_refuse(engine, asker, CODE_DATA_LOSS, "DAMAGED", NULL,
                       "a stored value of this operation is damaged; Forget removes it once it is done");

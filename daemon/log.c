@@ -55,9 +55,9 @@ struct log {
     uint32_t found_count, found_capacity;
 };
 
-static void slot_path(const char *directory, uint32_t slot, char path[4096 + 32])
+static void slot_path(const char *directory, uint32_t slot, char path[LOG_PATH_BYTES])
 {
-    snprintf(path, 4096 + 32, "%s/log.%u", directory, slot);
+    snprintf(path, LOG_PATH_BYTES, "%s/log.%u", directory, slot);
 }
 
 /* The largest batch that has room in an empty slot of so many bytes. */
@@ -142,7 +142,7 @@ static void keep_found(struct log *log, const uint8_t *data, const struct batch_
 /* Not torn, and nothing to skip: what it says was acknowledged, by a daemon that is not this one. */
 static bool refuse_version(const struct log *log, uint32_t slot, char version, struct store_error *error)
 {
-    char path[4096 + 32], text[120];
+    char path[LOG_PATH_BYTES], text[120];
 
     slot_path(log->directory, slot, path);
     snprintf(text, sizeof text, "of format idb%c, which this idemd does not read: start the idemd that wrote it",
@@ -183,7 +183,7 @@ static bool find_batches(struct log *log, const uint8_t *data, uint64_t size, ui
 static bool lose_slot(struct log *log, uint32_t slot, const char *what, const struct log_options *options,
                       struct store_error *error)
 {
-    char path[4096 + 32], text[240];
+    char path[LOG_PATH_BYTES], text[240];
 
     slot_path(log->directory, slot, path);
     if (options->accept_loss) {
@@ -209,7 +209,7 @@ static bool check_head(struct log *log, uint32_t slot, const uint8_t *data, cons
 static bool read_slot(struct log *log, uint32_t slot, const struct log_options *options, struct store_error *error)
 {
     struct slot *at = &log->slots[slot];
-    char path[4096 + 32];
+    char path[LOG_PATH_BYTES];
     uint8_t *data;
     int code = log->disk->size(at->file, &at->bytes);
 
@@ -238,7 +238,7 @@ static void close_slot(struct log *log, uint32_t slot)
 /* Reads every file that is there: the tables may be one commit behind, and not know of a slot that has batches. */
 static bool read_slots(struct log *log, const struct log_options *options, struct store_error *error)
 {
-    char path[4096 + 32];
+    char path[LOG_PATH_BYTES];
 
     for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
         slot_path(log->directory, slot, path);
@@ -303,7 +303,7 @@ static bool report_gap(const struct log *log, uint32_t n, uint64_t after, const 
                        struct store_error *error)
 {
     const struct found *found = &log->found[n], *before = n > 0 ? found - 1 : NULL;
-    char path[4096 + 32], text[200];
+    char path[LOG_PATH_BYTES], text[200];
 
     slot_path(log->directory, before ? before->slot : found->slot, path);
     snprintf(text, sizeof text, "the changes %llu to %llu do not read, and later ones do (%s byte %llu)",
@@ -342,7 +342,7 @@ static void drop_found(struct log *log)
 
 int log_make(const struct disk *disk, const char *directory, const uint8_t *secret, uint64_t change_bytes_max)
 {
-    char path[4096 + 32];
+    char path[LOG_PATH_BYTES];
     int file, code;
 
     slot_path(directory, 0, path);
@@ -427,7 +427,7 @@ static int mend_slot(struct log *log, uint32_t at)
 {
     const uint64_t bytes = slot_bytes(at, log->change_bytes_max);
     struct slot *slot = &log->slots[at];
-    char path[4096 + 32];
+    char path[LOG_PATH_BYTES];
     int code;
 
     slot_path(log->directory, at, path);
@@ -589,7 +589,7 @@ bool log_wants_slot(struct log *log)
 int log_prepare(struct log *log)
 {
     const uint32_t slot = log->slot_count; /* only this thread adds one */
-    char path[4096 + 32];
+    char path[LOG_PATH_BYTES];
 
     if (!log_wants_slot(log) || log->prepared.file >= 0)
         return 0;
@@ -625,4 +625,17 @@ uint64_t log_bytes(struct log *log)
         bytes += log->slots[slot].bytes;
     pthread_mutex_unlock(&log->mutex);
     return bytes;
+}
+
+void log_slot_path(const struct log *log, uint32_t slot, char path[LOG_PATH_BYTES])
+{
+    slot_path(log->directory, slot, path);
+}
+
+uint32_t log_current(struct log *log)
+{
+    pthread_mutex_lock(&log->mutex);
+    const uint32_t current = log->current;
+    pthread_mutex_unlock(&log->mutex);
+    return current;
 }

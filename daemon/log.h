@@ -87,6 +87,11 @@ int log_prepare(struct log *log);
 void log_add_slot(struct log *log);
 /* How many there are, one that was prepared included. */
 uint32_t log_slots(struct log *log);
+/* The path of a slot, which need not be there. */
+enum { LOG_PATH_BYTES = 4096 + 32 };
+void log_slot_path(const struct log *log, uint32_t slot, char path[LOG_PATH_BYTES]);
+/* The slot of the batch that was written last, or is being written. */
+uint32_t log_current(struct log *log);
 /* Bytes on the disk. */
 uint64_t log_bytes(struct log *log);
 

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <sys/random.h>
 
+#include "daemon/ahead.h"
 #include "daemon/apply.h"
 #include "daemon/batch.h"
 #include "daemon/directory.h"
@@ -25,6 +26,7 @@
 #include "daemon/load.h"
 #include "daemon/log.h"
 #include "daemon/logging.h"
+#include "daemon/mapped.h"
 #include "daemon/memory.h"
 #include "daemon/origin.h"
 #include "daemon/places.h"
@@ -32,8 +34,6 @@
 #include "daemon/worker.h"
 
 enum {
-    AHEAD_BYTES =
-        64 * 1024 * 1024, /* kept allocated beyond the last page, so that a commit does not meet a full disk */
     RESERVE_BYTES = 3 * 1024 * 1024,          /* of the quota: for outcomes when nothing new is granted */
     UNFINISHED_BYTES = 2 * TABLES_PAGE_BYTES, /* held for each unfinished operation, to finish it */
     APPLIER_NICE = 10,                        /* nobody waits for the tables */
@@ -46,8 +46,11 @@ enum {
      * tail is applied, or the first is overdue. 200,000 records a second. */
     SWEEP_EVERY_MS = 20,
     SWEEP_LATE_S = 2,
-    SLOT_AGAIN_MS = 1000,     /* where there was none to be had */
-    TIDY_BYTES = 1024 * 1024, /* a tail of so much leaves memory to be given back */
+    DISK_AGAIN_MS = 1000, /* a full disk, or one without another slot, is asked again */
+    /* On a full disk, of what the tables have room for: a commit writes pages anew before it gives others back, */
+    COMMIT_ROOM_BYTES = 16 * 1024 * 1024,
+    CHANGE_ROOM_BYTES = 2 * 1024, /* and what a change becomes there is more than what the log has of it */
+    TIDY_BYTES = 1024 * 1024,     /* a tail of so much leaves memory to be given back */
     /* A batch is flushed on the loop where it is small, */
     INLINE_CHANGES = 64,
     INLINE_BYTES = 64 * 1024,
@@ -55,7 +58,8 @@ enum {
 };
 /* More than the log can hold, since each takes a byte at least; and 17 minutes of number_of_now. */
 #define UNKNOWN_NUMBERS (UINT64_C(1) << 30)
-#define MAP_BYTES_OVER  (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
+#define TELL_NS         (60 * UINT64_C(1000000000)) /* so often it is logged at most that the disk has no room */
+#define MAP_BYTES_OVER  (16ull << 30)               /* the map is this much larger than twice the quota, and sparse */
 
 /* A batch that is in the log and not in the tables. */
 struct unapplied {
@@ -75,11 +79,14 @@ struct applying {
     struct apply apply;
     struct bytes *batches; /* of the tail's first `batch_count` */
     bool any;              /* something to bring in, or to sweep */
+    bool ask_disk;         /* for more to be kept allocated */
     bool tidy;             /* memory is given back */
     int code;
     uint64_t began_ns, ended_ns;
     uint64_t used_bytes, first_place;
-    bool disk_full, no_slot;
+    uint64_t room_bytes;
+    bool disk_full;
+    int slot_code; /* why there is no further slot; 0: there is, or none is needed */
 };
 
 struct store {
@@ -115,15 +122,19 @@ struct store {
     uint64_t tail_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
     bool untidy;            /* a large tail went, and its memory may still be here */
     uint64_t sweep_next_ms; /* boot time before which no slice is swept alone */
-    uint64_t slot_again_ms; /* boot time before which no slot is asked for, where there was none */
+    uint64_t disk_again_ms; /* boot time before which a full disk is not asked again */
+    uint64_t slot_told_ns;  /* when it was last logged that there is no further slot; 0: never */
+    uint64_t disk_told_ns;  /* and that the disk is full */
+    bool disk_told;         /* what was logged last */
 
     MDB_txn *reader; /* of the loop */
     bool reading;    /* it is not reset */
     struct places places;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
     uint64_t used_bytes, first_place;
+    uint64_t room_bytes; /* what the tables can take without asking the disk */
     bool disk_full, no_slot;
-    off_t allocated; /* of the tables' file, ahead included; the applier's */
+    struct ahead ahead; /* the applier's */
 };
 
 static const struct disk *disk_of(const struct store *store)
@@ -145,32 +156,12 @@ static void run_writer(void *context)
 
 /* ---- The applier --------------------------------------------------------------------------- */
 
-/* Keeps the disk ahead of the file. Not supported is not full: then a commit that meets the end stops the daemon. */
-static bool allocate_ahead(struct store *store)
-{
-    MDB_envinfo info;
-    mdb_filehandle_t fd;
-    off_t end;
-
-    if (mdb_env_info(store->tables.env, &info) != 0 || mdb_env_get_fd(store->tables.env, &fd) != 0)
-        return false;
-    end = (off_t)(info.me_last_pgno + 1) * TABLES_PAGE_BYTES;
-    /* What is in the log has to have room in the tables. */
-    const off_t logged = (off_t)log_bytes(store->log), ahead = logged > AHEAD_BYTES ? logged : AHEAD_BYTES;
-    if (store->allocated >= end + ahead)
-        return true;
-    /* Half as much again, so that not every commit asks. */
-    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, end, ahead + ahead / 2) != 0)
-        return errno == EOPNOTSUPP;
-    store->allocated = end + ahead + ahead / 2;
-    return true;
-}
-
 static int look(struct store *store, struct applying *applying)
 {
     const int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
 
-    if (code == 0 && !allocate_ahead(store))
+    if (code == 0 && !ahead_keep(&store->ahead, &store->tables, applying->used_bytes, log_bytes(store->log),
+                                 applying->ask_disk, &applying->room_bytes))
         applying->disk_full = true;
     return code;
 }
@@ -181,7 +172,7 @@ static int prepare_slot(struct store *store, struct applying *applying)
     const int code = log_prepare(store->log);
 
     applying->disk_full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-    applying->no_slot = code != 0;
+    applying->slot_code = code;
     return code == EIO ? code : 0;
 }
 
@@ -203,7 +194,7 @@ static void run_applier(void *context)
     /* The tables know of a slot before anything is in it. */
     note_log(store);
     if (applying->code == 0 && (applying->any || store->state.log_slots != slots_before))
-        applying->code = apply(&applying->apply);
+        applying->code = apply_parts(&applying->apply);
     if (applying->code == 0) {
         log_add_slot(store->log);
         applying->code = look(store, applying);
@@ -292,7 +283,7 @@ static int recover_part(struct store *store, uint32_t first, uint32_t end)
     for (uint32_t n = first; n < end; n++)
         batches[n - first] = log_batch(store->log, n);
     note_log(store);
-    code = apply(&recovering);
+    code = apply_parts(&recovering);
     mem_free(batches);
     return code;
 }
@@ -410,6 +401,16 @@ static bool take_directory(struct store *store, struct store_error *error)
     return directory_flush(&store->directory, error);
 }
 
+static bool check_length(struct store *store, const char *path, struct store_error *error)
+{
+    if (tables_check_length(&store->tables, path, error))
+        return true;
+    if (error->exit_code != 65 || !store->options.accept_loss)
+        return false;
+    log_event(LOG_ERROR, "lost", "reason", error->message, NULL);
+    return true;
+}
+
 static bool open_store(struct store *store, struct store_error *error)
 {
     char path[4096];
@@ -418,9 +419,11 @@ static bool open_store(struct store *store, struct store_error *error)
     if (!check_clock(error) || !take_directory(store, error))
         return false;
     directory_store_path(&store->directory, false, path);
-    if (!tables_open(&store->tables, path, map_bytes(store), false, error) ||
-        !tables_read_facts(&store->tables, &store->facts, &store->state, error) || !open_log(store, path, error) ||
-        !settle(store, error))
+    if (!tables_open(&store->tables, path, map_bytes(store), false, error))
+        return false;
+    mapped_guard(&store->tables, path);
+    if (!check_length(store, path, error) || !tables_read_facts(&store->tables, &store->facts, &store->state, error) ||
+        !open_log(store, path, error) || !settle(store, error))
         return false;
     if ((code = log_start(store->log)) != 0)
         return fail(error, 74, "its log cannot be written", code);
@@ -431,18 +434,55 @@ static bool open_store(struct store *store, struct store_error *error)
     return true;
 }
 
+/* Said once in a while: the log goes on with what it has. */
+static void tell_no_slot(struct store *store, int code)
+{
+    const uint64_t now = clock_read_ns();
+    char path[LOG_PATH_BYTES];
+
+    if (store->slot_told_ns && now - store->slot_told_ns < TELL_NS)
+        return;
+    store->slot_told_ns = now;
+    log_slot_path(store->log, log_slots(store->log), path);
+    log_event(LOG_WARN, "no_slot", "file", path, "reason", strerror(code), "what",
+              "the log cannot have another file, and goes on with those it has", NULL);
+}
+
+/* At most once in a while: a disk that is nearly full may change from one to the other with each commit. */
+static void tell_disk(struct store *store, bool full)
+{
+    const uint64_t now = clock_read_ns();
+
+    if (full == store->disk_told || (full && store->disk_told_ns && now - store->disk_told_ns < TELL_NS))
+        return;
+    store->disk_told = full;
+    if (full)
+        store->disk_told_ns = now;
+    log_event(full ? LOG_WARN : LOG_INFO, full ? "disk_full" : "disk_has_room", "directory", store->options.directory,
+              "kept_bytes", log_number(store->room_bytes), "what",
+              full ? "nothing new is granted until there is room; what is granted can be completed"
+                   : "new operations are granted again",
+              NULL);
+}
+
 static void take_look(struct store *store, const struct applying *applying)
 {
+    if (applying->slot_code)
+        tell_no_slot(store, applying->slot_code);
+    store->room_bytes = applying->room_bytes;
+    tell_disk(store, applying->disk_full);
     store->used_bytes = applying->used_bytes;
     store->first_place = applying->first_place;
     store->disk_full = applying->disk_full;
-    store->no_slot = applying->no_slot;
+    store->no_slot = applying->slot_code != 0;
 }
 
 static bool start(struct store *store, struct store_error *error)
 {
-    int code = look(store, &store->applying);
+    int code;
 
+    store->applying.ask_disk = true;
+    code = look(store, &store->applying);
     if (code != 0)
         return fail(error, code > 0 ? 71 : 65, "its tables do not read", code); /* LMDB's own codes are negative */
     take_look(store, &store->applying);
@@ -488,7 +528,7 @@ static void apply_rest(struct store *store)
     for (uint32_t i = 0; i < store->tail_count; i++)
         batches[i] = bytes_of(store->tail[i].bytes->data, store->tail[i].bytes->size);
     if (store->tail_count > 0)
-        apply(&rest);
+        apply_parts(&rest);
     mem_free(batches);
 }
 
@@ -543,6 +583,7 @@ void store_close(struct store *store)
     drop_queue(store);
     drop_spares(store);
     log_close(store->log);
+    mapped_release();
     tables_close(&store->tables);
     directory_close(&store->directory);
     blob_release(store->open.bytes);
@@ -755,7 +796,9 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
 {
     struct applying *applying = &store->applying;
     const bool due = tail_due(store, boot_ms);
-    const bool slot = (!store->no_slot || boot_ms >= store->slot_again_ms) && log_wants_slot(store->log);
+    const bool again = boot_ms >= store->disk_again_ms;
+    const bool slot = (!store->no_slot || again) && log_wants_slot(store->log);
+    const bool disk = store->disk_full && again;
     uint64_t next_ms = UINT64_MAX;
 
     assert(!worker_busy(&store->applier));
@@ -767,10 +810,13 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
         sweep_s = 0;
     }
     applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store_busy(store);
-    if (!due && !sweep_s && !slot && !applying->tidy)
+    if (store->disk_full)
+        next_ms = earlier(next_ms, store->disk_again_ms);
+    if (!due && !sweep_s && !slot && !disk && !applying->tidy)
         return store->tail_count ? earlier(next_ms, store->tail_since_ms + APPLY_MS) : next_ms;
-    if (slot)
-        store->slot_again_ms = boot_ms + SLOT_AGAIN_MS;
+    applying->ask_disk = !store->disk_full || again;
+    if (slot || disk)
+        store->disk_again_ms = boot_ms + DISK_AGAIN_MS;
     if (applying->tidy) {
         store->untidy = false;
         drop_spares(store);
@@ -783,10 +829,35 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
 
 /* ---- What the threads say ------------------------------------------------------------------------- */
 
-static void fail_event(struct store *store, struct store_event *event, const char *what, int code)
+static void fail_event(struct store *store, struct store_event *event, const char *file, const char *what, int code)
 {
     store->failed = event->failed = true;
-    snprintf(event->message, sizeof event->message, "%s failed: %s", what, mdb_strerror(code));
+    snprintf(event->message, sizeof event->message, "%.300s: %s failed: %s", file, what, mdb_strerror(code));
+}
+
+/* The file of the log that was written last. */
+static void fail_written(struct store *store, struct store_event *event, int code)
+{
+    char path[LOG_PATH_BYTES];
+
+    log_slot_path(store->log, log_current(store->log), path);
+    fail_event(store, event, path, "a flush of the log (pwritev2)", code);
+}
+
+static void fail_applied(struct store *store, struct store_event *event, const struct applying *applying)
+{
+    char folder[4096], path[LOG_PATH_BYTES];
+
+    if (applying->slot_code == applying->code) {
+        log_slot_path(store->log, log_slots(store->log), path);
+        fail_event(store, event, path, "making another file of the log (open, fallocate, pwrite, fsync)",
+                   applying->code);
+        return;
+    }
+    directory_store_path(&store->directory, false, folder);
+    snprintf(path, sizeof path, "%s/data.mdb", folder);
+    fail_event(store, event, path, "a commit of the tables (pwritev, fdatasync, or the write of a meta page)",
+               applying->code);
 }
 
 /* What was written is the tail's. */
@@ -821,7 +892,7 @@ static void take_written(struct store *store, struct store_event *event)
 
     store->writing_first = store->flushed_inline = false;
     if (writing->code != 0) {
-        fail_event(store, event, "a flush of the log", writing->code);
+        fail_written(store, event, writing->code);
         return;
     }
     join_tail(store);
@@ -835,7 +906,7 @@ static void take_applied(struct store *store, struct store_event *event)
     const struct applying *applying = &store->applying;
 
     if (applying->code != 0) {
-        fail_event(store, event, "a commit of the tables", applying->code);
+        fail_applied(store, event, applying);
         return;
     }
     take_look(store, applying);
@@ -942,6 +1013,16 @@ struct store_space store_space(const struct store *store, uint64_t unfinished)
                                 .unfinished_bytes = UNFINISHED_BYTES,
                                 .quota_bytes = store->options.quota_bytes,
                                 .full = store->disk_full || needed > store->options.quota_bytes};
+}
+
+bool store_takes(const struct store *store, uint64_t values_bytes)
+{
+    if (!store->disk_full)
+        return true;
+    const uint64_t changes = store_newest_number(store) - store->applied;
+    const uint64_t bytes = store->tail_bytes + store_backlog_bytes(store) + values_bytes;
+
+    return store->room_bytes >= COMMIT_ROOM_BYTES + changes * CHANGE_ROOM_BYTES + 2 * bytes;
 }
 
 uint64_t store_log_bytes(const struct store *store)

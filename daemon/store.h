@@ -140,7 +140,7 @@ struct store_swept {
 };
 struct store_event {
     bool failed; /* nothing else counts; message says what. Stop. */
-    char message[256];
+    char message[512];
     uint64_t durable;                /* every change up to this number is flushed */
     uint64_t applied;                /* and up to this one can be read by store_read */
     const struct store_swept *swept; /* finished records that are no more; valid until store_apply begins again */
@@ -187,6 +187,9 @@ struct store_space {
     bool full; /* with `unfinished` operations there is no room for another grant or checkpoint */
 };
 struct store_space store_space(const struct store *store, uint64_t unfinished);
+/* On a full disk the store goes on with what it has kept allocated. Is there enough for an outcome of so many bytes?
+ * True while the disk has room. */
+bool store_takes(const struct store *store, uint64_t values_bytes);
 /* Bytes of the log's files; of the tail. */
 uint64_t store_log_bytes(const struct store *store);
 uint64_t store_tail_bytes(const struct store *store);

@@ -95,6 +95,62 @@ void tables_close(struct tables *tables)
     tables->env = NULL;
 }
 
+/* How many pages from `first` on are free. The free list has for each commit, as its value, how many pages it gave
+ * back, and their numbers. */
+static int count_free(const struct tables *tables, uint64_t first, uint64_t *count)
+{
+    enum { FREE_TABLE = 0 };
+    MDB_cursor *cursor = NULL;
+    MDB_txn *txn = NULL;
+    MDB_val key, value;
+    int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
+
+    *count = 0;
+    if (code == 0)
+        code = mdb_cursor_open(txn, FREE_TABLE, &cursor);
+    while (code == 0 && (code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0)
+        for (size_t at = sizeof(uint64_t); at + sizeof(uint64_t) <= value.mv_size; at += sizeof(uint64_t)) {
+            uint64_t page;
+            memcpy(&page, (const uint8_t *)value.mv_data + at, sizeof page);
+            *count += page >= first;
+        }
+    if (cursor)
+        mdb_cursor_close(cursor);
+    if (txn)
+        mdb_txn_abort(txn);
+    return code == MDB_NOTFOUND ? 0 : code;
+}
+
+/* Pages that a commit took and gave back at once are never written: at the end of the file only those may be missing.
+ */
+bool tables_check_length(const struct tables *tables, const char *path, struct store_error *error)
+{
+    MDB_envinfo info;
+    mdb_filehandle_t fd;
+    struct stat status;
+    uint64_t free_pages;
+    int code = mdb_env_info(tables->env, &info);
+
+    if (code == 0)
+        code = mdb_env_get_fd(tables->env, &fd);
+    if (code == 0 && fstat(fd, &status) != 0)
+        code = errno;
+    if (code != 0)
+        return fail(error, path, code);
+    const uint64_t pages = (uint64_t)status.st_size / TABLES_PAGE_BYTES;
+    if (pages > info.me_last_pgno)
+        return true;
+    if ((code = count_free(tables, pages, &free_pages)) != 0)
+        return fail(error, path, code);
+    if (free_pages >= info.me_last_pgno + 1 - pages)
+        return true;
+    error->exit_code = 65;
+    snprintf(error->message, sizeof error->message,
+             "%.300s/data.mdb: was cut short: it has %llu bytes, and what is in it reaches to %llu: put a copy back",
+             path, (unsigned long long)status.st_size, (unsigned long long)(info.me_last_pgno + 1) * TABLES_PAGE_BYTES);
+    return false;
+}
+
 static int open_tables(struct tables *tables, MDB_txn *txn, unsigned create)
 {
     int code;

@@ -43,6 +43,8 @@ struct tables_state {
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
                  struct store_error *error);
 void tables_close(struct tables *tables); /* not open: fine */
+/* Is the file as long as its last commit needs it? Else a read would meet its end some day. false: *error, 65. */
+bool tables_check_length(const struct tables *tables, const char *path, struct store_error *error);
 /* Makes the tables of a new store. */
 bool tables_create(struct tables *tables, const struct store_facts *facts, const struct tables_state *state,
                    struct store_error *error);

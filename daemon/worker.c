@@ -35,6 +35,7 @@ int worker_start(struct worker *worker)
     pthread_mutex_init(&worker->mutex, NULL);
     pthread_cond_init(&worker->condition, NULL);
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* of the thread that causes it: mapped.h */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     code = pthread_create(&worker->thread, NULL, work, worker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

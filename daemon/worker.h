@@ -20,8 +20,8 @@ struct worker {
     bool busy; /* the owner's: from give to take */
 };
 
-/* Starts the thread, with all signals blocked: they are the loop's. Fields above `thread` are set. Returns 0 or an
- * errno. */
+/* Starts the thread, with all signals but SIGBUS blocked: they are the loop's. Fields above `thread` are set. Returns 0
+ * or an errno. */
 int worker_start(struct worker *worker);
 /* Waits for the job at work, then ends the thread. Not started: fine. */
 void worker_stop(struct worker *worker);

@@ -13,7 +13,7 @@ ROOMS = {
     "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/host", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),
     "tables": (["daemon/index", "daemon/deadline", "daemon/table", "daemon/link"], ["base"]),
     "record": (["daemon/record"], ["base", "wire"]),
-    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/apply", "daemon/merge", "daemon/log", "daemon/slot", "daemon/load", "daemon/batch", "daemon/tables",
+    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/mapped", "daemon/ahead", "daemon/apply", "daemon/merge", "daemon/log", "daemon/slot", "daemon/load", "daemon/batch", "daemon/tables",
                "daemon/directory", "daemon/origin", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),
     "rules": (["daemon/rules"], ["base", "record", "wire"]),
     "engine": (["daemon/engine", "daemon/operation", "daemon/space", "daemon/binding", "daemon/lives", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """A store that is full, damaged, or swept, seen through a real daemon."""
+import ctypes
 import itertools
 import os
 import shutil
@@ -140,6 +141,110 @@ class Short(Case):
                 self.assertEqual(client.reply(request).release.ownership, pb.OWNERSHIP_HELD)
         self.until(lambda: not client.call(begin=begin("fresh")).status.code, "there is room again")
         self.until(lambda: any("event=memory_free" in line for line in daemon.log), "it says so")
+
+
+class FullDisk(Case):
+    """The data directory is a file system of its own, which another file fills."""
+
+    SIZE = 176 * MIB
+
+    def setUp(self):
+        clone_newns = 0x00020000
+        if os.geteuid() != 0 or ctypes.CDLL(None, use_errno=True).unshare(clone_newns) != 0:
+            self.skipTest("only root may mount a small file system")
+        self.folder = tempfile.mkdtemp(prefix="idemd-")
+        self.data = os.path.join(self.folder, "data")
+        os.mkdir(self.data)
+        subprocess.run(["mount", "--make-rprivate", "/"], stderr=subprocess.DEVNULL)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.SIZE},mode=0700", "none", self.data],
+                                 stderr=subprocess.PIPE)
+        if mounted.returncode != 0:
+            os.rmdir(self.data)
+            os.rmdir(self.folder)
+            self.skipTest("a small file system cannot be mounted: " + mounted.stderr.decode().strip())
+        self.addCleanup(shutil.rmtree, self.folder, True)
+        self.addCleanup(subprocess.run, ["umount", self.data])
+
+    def fill(self, name):
+        with open(os.path.join(self.data, "store", name), "ab", buffering=0) as filler:
+            for size in (MIB, 4096):
+                try:
+                    while True:
+                        filler.write(bytes(size))
+                except OSError:
+                    pass
+
+    def begin_until_full(self, client, prefix):
+        fences = []
+        for i in range(3000):
+            reply = client.call(begin=begin(f"{prefix}{i}", input=os.urandom(65536), lease_ms=3600 * 1000))
+            if reply.status.code:
+                self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "STORE_FULL"))
+                return fences
+            fences.append((f"{prefix}{i}", reply.begin.grant.fence))
+        self.fail("it is never full")
+
+    def goes_on(self, client, fences, known):
+        """What an owner may do on a full disk; takes five of the fences."""
+        key, fence = fences.pop()
+        self.assertEqual(client.complete(key, fence, b"x" * MIB).ownership, pb.OWNERSHIP_HELD)
+        known[key] = b"x" * MIB
+        key, fence = fences.pop()
+        self.assertEqual(client.complete(key, fence, b"small").ownership, pb.OWNERSHIP_HELD)
+        known[key] = b"small"
+        key, fence = fences.pop()
+        release = pb.ReleaseRequest(op=op(key), fence=fence, effect=pb.EFFECT_NONE)
+        self.assertEqual(client.call(release=release).release.ownership, pb.OWNERSHIP_HELD)
+        key, fence = fences[-1]
+        renew = pb.RenewRequest(op=op(key), fence=fence, lease_ms=3600 * 1000)
+        self.assertEqual(client.call(renew=renew).renew.ownership, pb.OWNERSHIP_HELD)
+        for key, body in known.items():
+            self.assertEqual(client.begin(key).outcome.body, body)
+
+    def test_only_what_is_new_is_refused(self):
+        daemon = self.daemon(folder=self.folder)
+        client, known = self.client(daemon), {}
+        fences = [(f"early{i}", client.begin(f"early{i}", lease_ms=3600 * 1000).grant.fence) for i in range(100)]
+        self.fill("filler")
+        fences += self.begin_until_full(client, "filling")
+        for _ in range(3):
+            self.goes_on(client, fences, known)
+        daemon.kill()
+        filler = os.path.join(self.data, "store", "filler")
+        os.truncate(filler, os.path.getsize(filler) - 65536)
+        # The making of another file of the log was cut off.
+        names = (os.path.join(self.data, "store", f"log.{slot}") for slot in range(8))
+        with open(next(name for name in names if not os.path.exists(name)), "wb") as left:
+            left.write(bytes(5000))
+        self.fill("filler")
+        # It starts, and goes on.
+        daemon.start()
+        client = self.client(daemon)
+        self.begin_until_full(client, "again")
+        self.goes_on(client, fences, known)
+        # Outcomes without end are refused in the end, by name, and the daemon goes on.
+        refused = None
+        for key, fence in fences[:-10]:
+            reply = client.call(complete=complete(key, fence, os.urandom(MIB)))
+            if reply.status.code:
+                self.assertEqual((reply.status.code, reply.status.reason), (pb.CODE_RESOURCE_EXHAUSTED, "STORE_FULL"))
+                refused = key, fence
+                break
+            known[key] = None
+        self.assertIsNotNone(refused)
+        renew = pb.RenewRequest(op=op(refused[0]), fence=refused[1], lease_ms=3600 * 1000)
+        self.assertEqual(client.call(renew=renew).renew.ownership, pb.OWNERSHIP_HELD)
+        daemon.kill()
+        daemon.start()
+        client = self.client(daemon)
+        for key, body in known.items():
+            outcome = client.begin(key).outcome
+            self.assertEqual(outcome.body_bytes or len(outcome.body), MIB if body is None else len(body))
+        self.assertTrue(any("event=disk_full" in line for line in daemon.log))
+        # With room again all of it works again.
+        os.unlink(filler)
+        self.until(lambda: not client.call(begin=begin("fresh")).status.code, "there is room")
+        self.assertEqual(client.complete(*refused, b"x" * MIB).ownership, pb.OWNERSHIP_HELD)
 
 
 class Damaged(Case):

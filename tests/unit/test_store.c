@@ -46,12 +46,13 @@ int __wrap_fallocate(int fd, int mode, off_t offset, off_t length);
 int __real_fallocate(int fd, int mode, off_t offset, off_t length);
 
 static int fallocate_errno;
+static off_t fallocate_end; /* beyond it there is nothing to be had; 0: no end */
 
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t length)
 {
-    if (fallocate_errno == 0)
+    if (fallocate_errno == 0 && (fallocate_end == 0 || offset + length <= fallocate_end))
         return __real_fallocate(fd, mode, offset, length);
-    errno = fallocate_errno;
+    errno = fallocate_errno ? fallocate_errno : ENOSPC;
     return -1;
 }
 
@@ -141,6 +142,7 @@ static int tear_down(void **state)
 
     wall_ms_instead = 0;
     fallocate_errno = 0;
+    fallocate_end = 0;
     store_close(world->store);
     if (world->passed)
         test_folder_remove(world->folder);
@@ -1119,6 +1121,45 @@ static void what_cannot_be_allocated_ahead_is_full(void **state)
     }
 }
 
+/* On a full disk there is room for outcomes as long as what was kept lasts, and the disk is asked again though nothing
+ * happens. */
+static void a_full_disk(void **state)
+{
+    enum { MIB = 1024 * 1024 };
+    struct world *world = *state;
+
+    assert_false(store_space(world->store, 0).full);
+    assert_true(store_takes(world->store, UINT64_C(1) << 40));
+    fallocate_end = 40 * MIB;
+    reopen(world);
+    assert_true(store_space(world->store, 0).full);
+    assert_true(store_takes(world->store, MIB));
+    assert_true(store_takes(world->store, 11 * MIB));
+    assert_false(store_takes(world->store, 13 * MIB));
+    /* What waits to be applied counts. */
+    uint8_t *data = pattern(MIB, 1);
+    for (int i = 0; i < 6; i++) {
+        const struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, MIB)});
+    }
+    assert_true(store_takes(world->store, 5 * MIB));
+    assert_false(store_takes(world->store, 7 * MIB));
+    mem_free(data);
+
+    uint64_t again_ms = store_apply(world->store, 0, world->boot_ms);
+    while (store_applying(world->store))
+        wait_event(world);
+    again_ms = store_apply(world->store, 0, world->boot_ms);
+    assert_true(again_ms > world->boot_ms && again_ms <= world->boot_ms + 5000);
+    fallocate_end = 0;
+    store_apply(world->store, 0, again_ms);
+    assert_true(store_applying(world->store));
+    while (store_applying(world->store))
+        wait_event(world);
+    assert_false(store_space(world->store, 0).full);
+}
+
 /* check_data, whose child's crash is not this test's. */
 static int checks(struct world *world)
 {
@@ -1133,6 +1174,148 @@ static int checks(struct world *world)
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
     return WEXITSTATUS(status);
+}
+
+static off_t data_bytes(const struct world *world, char path[160])
+{
+    struct stat status;
+
+    snprintf(path, 160, "%s/store/data.mdb", world->data);
+    assert_int_equal(stat(path, &status), 0);
+    return status.st_size;
+}
+
+/* The child's exit status, 256 for a signal. */
+static int opens(struct world *world)
+{
+    const pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        struct store_error error = {0};
+        world->store = try_open(world, UINT64_C(1) << 33, &error);
+        fprintf(stderr, "%s\n", error.message);
+        if (!world->store)
+            _exit(error.exit_code);
+        struct seen seen = {0};
+        const struct store_visitor visitor = {on_any_unfinished, on_finished, &seen};
+        if (!store_load(world->store, &visitor, &error))
+            _exit(error.exit_code);
+        for (uint64_t place = world->base; place < world->base + 64; place++) {
+            uint8_t value[4000];
+            store_read_value(world->store, place, BLOB_INPUT, sizeof value, value);
+        }
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 256;
+}
+
+/* Wherever the file of the tables ends too early: it is said, and nothing crashes. */
+static void tables_cut_short(void **state)
+{
+    enum { LIVES = 64, SIZE = 4000 };
+    struct world *world = *state;
+    uint8_t *data = pattern(SIZE, 1);
+    char path[160];
+
+    world->base = store_next_number(world->store);
+    for (uint64_t n = 0; n < LIVES; n++) {
+        const struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, SIZE)});
+    }
+    commit(world);
+    store_close(world->store);
+    world->store = NULL;
+    struct file file = read_file(world);
+    const off_t whole = data_bytes(world, path);
+    assert_int_equal(opens(world), 0);
+    for (off_t size = whole - 4096; size > 0; size -= 5 * 4096 + 100) {
+        write_file(&file);
+        assert_int_equal(truncate(path, size), 0);
+        const int code = opens(world);
+        if (code != 65 && code != 74)
+            fail_msg("%lld of %lld bytes: %d", (long long)size, (long long)whole, code);
+        assert_int_equal(checks(world), 65);
+    }
+    write_file(&file);
+    mem_free(file.data);
+    mem_free(data);
+    reopen(world);
+    assert_int_equal(look(world).unfinished, LIVES);
+
+    /* While it is open. */
+    const pid_t child = fork();
+    int status = 0;
+    if (child == 0) {
+        if (truncate(path, 16384) != 0)
+            _exit(1);
+        uint8_t value[SIZE];
+        for (uint64_t n = 0; n < LIVES; n++)
+            store_read_value(world->store, world->base + n, BLOB_INPUT, SIZE, value);
+        _exit(2);
+    }
+    waitpid(child, &status, 0);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 74);
+    /* The parent's store is on the same file, and would meet the end too. */
+    assert_int_equal(truncate(path, whole), 0);
+}
+
+/* A disk that has no room for what is to be applied in one commit has it for smaller ones, of which each gives back
+ * pages that those after it use. */
+static void applied_in_parts(void **state)
+{
+    enum { LIVES = 400, BATCHES = 8, SIZE = 4000, ROOM_PAGES = 250 };
+    struct world *world = *state;
+    const uint64_t first = store_next_number(world->store);
+    uint8_t *data = pattern(SIZE, 1), read[SIZE];
+    struct rlimit before, low;
+    struct stat status;
+    char path[160];
+
+    for (uint64_t n = 0; n < LIVES; n++) {
+        const struct record record = some_record(world->store, "k");
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, SIZE)});
+        if (n % (LIVES / BATCHES) == LIVES / BATCHES - 1)
+            commit(world);
+    }
+    for (uint64_t n = 0; n < LIVES; n++) {
+        struct record record = some_record(world->store, "k");
+        record.life = record.fence = first + n;
+        data[0] = (uint8_t)n;
+        append(world->store, STORE_PUT_UNFINISHED, &record, 0,
+               (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, SIZE)});
+        if (n % (LIVES / BATCHES) == LIVES / BATCHES - 1)
+            flush(world);
+    }
+    snprintf(path, sizeof path, "%s/store/data.mdb", world->data);
+    assert_int_equal(stat(path, &status), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    low = before;
+    low.rlim_cur = (rlim_t)status.st_size + ROOM_PAGES * TABLES_PAGE_BYTES;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    struct store_event event = {0};
+    store_apply(world->store, 0, world->boot_ms += 5000);
+    if (!store_applying(world->store))
+        store_apply(world->store, 0, world->boot_ms += 5000);
+    while (store_applying(world->store))
+        if (store_poll(world->store, &event))
+            break;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    if (event.failed)
+        fail_msg("%s", event.message);
+    assert_int_equal(event.applied, first + 2 * LIVES - 1);
+    for (uint64_t n = 0; n < LIVES; n++) {
+        assert_int_equal(store_read_value(world->store, first + n, BLOB_INPUT, SIZE, read), STORE_FOUND);
+        assert_int_equal(read[0], (uint8_t)n);
+    }
+    store_end_turn(world->store);
+    mem_free(data);
 }
 
 /* There is a store, and nothing in it: that is not a new one. */
@@ -2459,6 +2642,9 @@ int main(void)
         STORE_TEST(no_flipped_bit_makes_a_key_absent),
         STORE_TEST(a_file_above_the_map_has_room),
         STORE_TEST(what_cannot_be_allocated_ahead_is_full),
+        STORE_TEST(a_full_disk),
+        STORE_TEST(applied_in_parts),
+        STORE_TEST(tables_cut_short),
         STORE_TEST(the_thread_takes_no_signal),
         STORE_TEST(another_versions_format_is_named),
         STORE_TEST(address_space_that_cannot_be_had_is_named),
