@@ -35,7 +35,7 @@ ERRORS = {disk.OPEN: DISK + [errno.EINTR], disk.WRITE: DISK + [errno.EINTR, HALF
           RESERVE: DISK + [errno.EINTR], disk.RENAME: DISK, disk.UNLINK: [errno.EIO], disk.MKDIR: DISK, disk.MAP: [errno.ENOMEM]}
 KINDS = {disk.OPEN: "open", disk.WRITE: "write", disk.FLUSH: "flush", disk.FLUSH_NAMES: "flush of names", disk.TRUNCATE: "truncate",
          disk.ALLOCATE: "allocate", RESERVE: "reserve", disk.RENAME: "rename", disk.UNLINK: "unlink", disk.MKDIR: "mkdir", disk.MAP: "map"}
-FULL_MIB = (200, 150, 300)  # disks that are filled; a small share fills the first
+FULL_MIB = (300, 400, 1000)  # disks that are filled; a small share fills the first
 REFUSALS = (VALUES["CODE_RESOURCE_EXHAUSTED"], VALUES["CODE_UNAVAILABLE"])
 
 
