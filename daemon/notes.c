@@ -6,6 +6,7 @@
 
 enum {
     BAD_FRAME_MS = 1000, /* between two lines */
+    REFUSED_MS = 1000,   /* likewise */
     FULL_MS = 1000,      /* likewise */
 };
 
@@ -19,18 +20,40 @@ static const char *result_of(const struct reply *reply)
     return reply->code == CODE_OK ? names[reply->ownership] : metrics_code_name(reply->code);
 }
 
-void notes_operator(struct arena *arena, const struct call *call, const struct reply *reply, uint64_t connection,
-                    const char *peer)
+static bool changed_something(const struct reply *reply)
 {
+    return reply->code == CODE_OK && (reply->ownership == OWNERSHIP_NONE || reply->ownership == OWNERSHIP_HELD);
+}
+
+/* What was refused can be sent again as often as a peer likes. Is it left out here? */
+static bool leaves_out(struct notes *notes, const struct reply *reply, uint64_t boot_ms)
+{
+    if (changed_something(reply))
+        return false;
+    if (boot_ms < notes->refused_ms) {
+        notes->refused++;
+        return true;
+    }
+    notes->refused_ms = boot_ms + REFUSED_MS;
+    return false;
+}
+
+void notes_operator(struct notes *notes, uint64_t boot_ms, struct arena *arena, const struct call *call,
+                    const struct reply *reply, uint64_t connection, const char *peer)
+{
+    if (leaves_out(notes, reply, boot_ms))
+        return;
     const size_t mark = arena_mark(arena);
     const bool resolves = call->type == CALL_RESOLVE;
     const char *verdict = call->verdict == VERDICT_HAPPENED ? "HAPPENED" : "DID_NOT_HAPPEN";
 
-    /* Forget has no verdict: the list ends before it. */
+    /* `others` are those that were refused and are not logged. Forget has no verdict: the list ends before it. */
     log_event(LOG_INFO, resolves ? "resolve" : "forget", "namespace", arena_string(arena, call->id.namespace), "caller",
               arena_string(arena, call->id.caller), "key", arena_string(arena, call->id.key), "revision",
               log_number(call->revision), "result", result_of(reply), "reason", arena_string(arena, call->reason), "by",
-              peer, "connection", log_number(connection), resolves ? "verdict" : NULL, verdict, NULL);
+              peer, "connection", log_number(connection), "others", log_number(notes->refused),
+              resolves ? "verdict" : NULL, verdict, NULL);
+    notes->refused = 0;
     arena_rewind(arena, mark);
 }
 

@@ -16,13 +16,16 @@ enum { NOTES_PEER_BYTES = 96 };
 struct notes {
     uint64_t bad_frame_ms; /* boot time from which on the next bad frame may be logged */
     uint64_t bad_frames;   /* that were not logged since the last one that was */
-    bool full;             /* as it was last logged */
-    uint64_t full_ms;      /* boot time from which on a change of it may be logged */
+    uint64_t refused_ms;   /* likewise, of operators' calls that changed nothing */
+    uint64_t refused;
+    bool full;        /* as it was last logged */
+    uint64_t full_ms; /* boot time from which on a change of it may be logged */
 };
 
-/* A Resolve or Forget was decided: which operation, what was asked, by whom, and what became of it. */
-void notes_operator(struct arena *arena, const struct call *call, const struct reply *reply, uint64_t connection,
-                    const char *peer);
+/* A Resolve or Forget was decided: which operation, what was asked, by whom, and what became of it. One that changed
+ * something is always logged. */
+void notes_operator(struct notes *notes, uint64_t boot_ms, struct arena *arena, const struct call *call,
+                    const struct reply *reply, uint64_t connection, const char *peer);
 /* At level debug. `client` is what Hello said, `replaces` a connection or 0. */
 void notes_hello(const char *client, uint64_t connection, uint64_t replaces, const char *peer);
 /* May a bad frame be logged now? If not, it is counted, for the next one that is. */

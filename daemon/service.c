@@ -101,7 +101,8 @@ static void note_operator(struct service *service, struct session *session, cons
     char peer[NOTES_PEER_BYTES];
 
     service->options.outlet.peer(service->options.outlet.context, session, peer);
-    notes_operator(service->arena, service->operators, reply, session->connection, peer);
+    notes_operator(&service->notes, service->now->boot_ms, service->arena, service->operators, reply,
+                   session->connection, peer);
     service->operators = NULL;
 }
 

@@ -295,6 +295,19 @@ class Logging(Process):
                 self.assertIn(by, line)
             self.assertNotIn("verdict", forgotten)
 
+    def test_what_operators_are_refused_is_logged_now_and_then(self):
+        daemon = self.daemon()
+        client = self.client(daemon)
+        sent = [client.send(forget=pb.ForgetRequest(op=op("nobody"), revision=1, reason="again")) for _ in range(500)]
+        for request in sent:
+            self.assertTrue(client.reply(request).forget)
+        fence = client.begin("k").grant.fence
+        client.complete("k", fence)
+        client.call(forget=pb.ForgetRequest(op=op("k"), revision=client.call(get=pb.GetRequest(op=op("k"))).get.info.revision,
+                                            reason="done"))
+        self.until(lambda: any("key=k " in line for line in daemon.logged("forget")), "what was done is logged")
+        self.assertLess(len(daemon.logged("forget")), 250)
+
     def test_bad_frames_are_logged_now_and_then(self):
         daemon = self.daemon()
         for _ in range(200):
