@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
@@ -145,7 +146,8 @@ class Starting(Process):
         os.mkdir(daemon.data)
         os.chmod(daemon.folder, 0o777)
         os.chown(daemon.data, 65534, 65534)
-        result = subprocess.run([IDEMD, "--data", daemon.data, "--listen", "unix:" + daemon.socket, "--socket-group", "4321"],
+        program = shutil.copy(IDEMD, daemon.folder)  # the build may be where that user cannot read
+        result = subprocess.run([program, "--data", daemon.data, "--listen", "unix:" + daemon.socket, "--socket-group", "4321"],
                                 stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=PATIENCE, user=65534, group=65534,
                                 extra_groups=[])
         self.assert_fails(result, 77, daemon.socket, "group")
