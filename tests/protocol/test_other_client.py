@@ -41,6 +41,9 @@ class Names:
             for key, inner in example.items():
                 self._compare_field(test, key, real[key], inner, path)
         elif isinstance(example, list):
+            if path.endswith(".metrics"):  # a daemon may count more: a client skips names that it does not know
+                names = [metric["name"] for metric in example]
+                real = [metric for metric in real if metric["name"] in names]
             test.assertEqual(len(real), len(example), path)
             for i, inner in enumerate(example):
                 self.compare(test, real[i], inner, f"{path}[{i}]")
