@@ -420,10 +420,11 @@ def _full_disks(run, sizes):
                 run.say("no loop may be mounted here, so no disk that is really full was tried")
                 return
             run.cases += 1
+            full = FullDisk(folder, IDEMD, place, f"{run.seed} {mib}")
             try:
-                FullDisk(folder, IDEMD, place, f"{run.seed} {mib}").run()
+                full.run()
             except Violation as violation:
-                run.violation(f"a full ext4 of {mib} MiB: {violation}", folder)
+                run.violation(f"a full ext4 of {mib} MiB: {violation}\n{full.daemon.read_log()}", full.data)
         shutil.rmtree(folder)
 
 
