@@ -434,7 +434,7 @@ MUTATIONS = [
                      "RWF_DSYNC);\n        if (size == 0)\n            return EIO;\n        if (size < 0 && errno != EINTR)\n            return 0;"),
      ("steady state", disk.WRITE, [errno.EIO, errno.ENOSPC])),
     (broken.Mutation("a failed commit counts as done", "daemon/apply.c",
-                     "    code = mdb_txn_commit(applying.txn);\n", "    code = (mdb_txn_commit(applying.txn), 0);\n"),
+                     "    return code == EIO && errno == 0 ? ENOSPC : code;\n", "    return code == 0 ? code : 0;\n"),
      ("growth", disk.WRITE, [errno.EIO, errno.ENOSPC])),
     (broken.Mutation("a failed write of the log is not logged", "daemon/server.c",
                      "        log_event(LOG_ERROR, \"storage_failed\", \"reason\", event.message, NULL);\n", ""),
