@@ -203,8 +203,9 @@ class Work:
             return self.complete(key)
         if what < 0.6:
             return self._resolve(key) if key.state.revision else self._ask(key)
+        # The fence of a grant that was not told is learnt when it is looked at.
         state = dataclasses.replace(key.state, state=RUNNING, attempt=key.state.attempt + 1, said=(key.state.said[0], "sweeper"),
-                                    revision=None)
+                                    fence=None, revision=None)
         return (key, {"begin": {"op": op(key.name), "operation": state.said[0], "owner": "sweeper", "lease_ms": LEASE_MS,
                                 "attempt_id": self.random.randbytes(16), "if_interrupted": VALUES["IF_INTERRUPTED_TAKE_OVER"]}},
                 self._granted, state)
