@@ -7,6 +7,7 @@
 #include "daemon/decide.h"
 
 #include <assert.h>
+#include <stdio.h>
 
 #include "daemon/binding.h"
 #include "daemon/memory.h"
@@ -185,39 +186,68 @@ static bool shares_matter(const struct engine *engine, uint64_t all, uint64_t li
     return engine->options.namespace_share && all >= percent_of(engine->options.namespace_share, limit);
 }
 
-static bool too_many_waiting(const struct engine *engine, struct bytes namespace)
+/* Is one more of them, of which the namespace has `own` and all together have `all`, too many for its share? */
+static bool over_share(const struct engine *engine, uint64_t own, uint64_t all, uint64_t limit)
 {
-    return shares_matter(engine, engine->waiting, IDEM_WAITERS_MAX) &&
-           !is_within_share(engine->options.namespace_share, engine_counts_of(engine, namespace).waiting,
-                            engine->waiting, IDEM_WAITERS_MAX);
+    return !is_within_share(engine->options.namespace_share, own, all, limit);
 }
 
-static bool too_many_unfinished(const struct engine *engine, struct bytes namespace)
+enum { MESSAGE_BYTES = 256 };
+
+static bool too_many_waiting(const struct engine *engine, struct bytes namespace, char message[MESSAGE_BYTES])
+{
+    if (!shares_matter(engine, engine->waiting, IDEM_WAITERS_MAX))
+        return false;
+    const uint64_t own = engine_counts_of(engine, namespace).waiting;
+    snprintf(message, MESSAGE_BYTES,
+             "wait_ms: %llu calls of this namespace wait, and it may have %u %% of the 10,000 that others leave "
+             "(--namespace-share)",
+             (unsigned long long)own, engine->options.namespace_share);
+    return over_share(engine, own, engine->waiting, IDEM_WAITERS_MAX);
+}
+
+static bool too_many_unfinished(const struct engine *engine, struct bytes namespace, char message[MESSAGE_BYTES])
 {
     const uint64_t all = engine->running + engine->interrupted, limit = engine->options.unfinished_max;
 
+    if (all >= limit) {
+        snprintf(message, MESSAGE_BYTES,
+                 "%llu operations are unfinished, and no more than %llu may be (--max-unfinished)",
+                 (unsigned long long)all, (unsigned long long)limit);
+        return true;
+    }
     if (!shares_matter(engine, all, limit))
         return false;
-    const struct engine_counts own = engine_counts_of(engine, namespace);
-    return !is_within_share(engine->options.namespace_share, own.running + own.interrupted, all, limit);
+    const struct engine_counts counts = engine_counts_of(engine, namespace);
+    const uint64_t own = counts.running + counts.interrupted;
+    snprintf(message, MESSAGE_BYTES,
+             "%llu operations of this namespace are unfinished, and it may have %u %% of the %llu that others leave "
+             "(--namespace-share, --max-unfinished)",
+             (unsigned long long)own, engine->options.namespace_share, (unsigned long long)limit);
+    return over_share(engine, own, all, limit);
 }
 
 /* Of the tables' pages a namespace has the part that its records and values have of all. */
-static bool takes_too_much(const struct engine *engine, struct bytes namespace, const struct store_space *space)
+static bool takes_too_much(const struct engine *engine, struct bytes namespace, const struct store_space *space,
+                           char message[MESSAGE_BYTES])
 {
     if (!shares_matter(engine, space->needed_bytes, space->quota_bytes))
         return false;
-    const struct engine_counts own = engine_counts_of(engine, namespace);
-    const double part = engine->stored_bytes ? (double)own.stored_bytes / (double)engine->stored_bytes : 0;
-    const uint64_t own_bytes =
-        (uint64_t)(part * (double)space->used_bytes) + (own.running + own.interrupted) * space->unfinished_bytes;
-    return !is_within_share(engine->options.namespace_share, own_bytes, space->needed_bytes, space->quota_bytes);
+    const struct engine_counts counts = engine_counts_of(engine, namespace);
+    const double part = engine->stored_bytes ? (double)counts.stored_bytes / (double)engine->stored_bytes : 0;
+    const uint64_t own =
+        (uint64_t)(part * (double)space->used_bytes) + (counts.running + counts.interrupted) * space->unfinished_bytes;
+    snprintf(message, MESSAGE_BYTES,
+             "this namespace takes %llu bytes of the store, and it may have %u %% of the %llu that others leave "
+             "(--namespace-share, --quota): it replays, completes and releases, and is granted nothing new",
+             (unsigned long long)own, engine->options.namespace_share, (unsigned long long)space->quota_bytes);
+    return over_share(engine, own, space->needed_bytes, space->quota_bytes);
 }
 
 /* ---- Waiting, its limits ------------------------------------------------------------ */
 
 static const char *waiting_limit(const struct engine *engine, const struct asker *asker,
-                                 const struct operation *operation)
+                                 const struct operation *operation, char message[MESSAGE_BYTES])
 {
     if (mem_is_short())
         return "wait_ms: the daemon's memory is full (--max-memory), and no more calls can wait";
@@ -225,8 +255,8 @@ static const char *waiting_limit(const struct engine *engine, const struct asker
         return "wait_ms: 1,024 calls wait for this operation, and no more can";
     if (engine->waiting >= IDEM_WAITERS_MAX)
         return "wait_ms: 10,000 calls wait, and no more can";
-    if (too_many_waiting(engine, asker->call->id.namespace))
-        return "wait_ms: as many calls of this namespace wait as its share allows (--namespace-share)";
+    if (too_many_waiting(engine, asker->call->id.namespace, message))
+        return message;
     if (asker->party->parked_count >= IDEM_WAITERS_PER_CONNECTION_MAX)
         return "wait_ms: 256 calls of this connection wait, and no more can";
     if (engine->waiting_bytes + parked_bytes(asker->call) > IDEM_WAITERS_BYTES_MAX)
@@ -242,7 +272,8 @@ static const char *waiting_field(enum call_type type)
 bool decide_park(struct engine *engine, const struct asker *asker, struct parked_queue *queue,
                  struct operation *operation, const struct now *now)
 {
-    const char *limit = waiting_limit(engine, asker, operation);
+    char message[MESSAGE_BYTES];
+    const char *limit = waiting_limit(engine, asker, operation, message);
     const uint64_t wait_end_ms = now->boot_ms + asker->call->wait_ms;
 
     assert(!asker->parked);
@@ -267,6 +298,7 @@ bool decide_park(struct engine *engine, const struct asker *asker, struct parked
 bool decide_no_room(struct engine *engine, const struct asker *asker, bool first)
 {
     const uint64_t unfinished = engine->running + engine->interrupted;
+    char message[MESSAGE_BYTES];
 
     if (mem_is_short()) {
         decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "MEMORY_FULL", NULL,
@@ -274,14 +306,8 @@ bool decide_no_room(struct engine *engine, const struct asker *asker, bool first
                       "nothing new");
         return true;
     }
-    if (first && unfinished >= engine->options.unfinished_max) {
-        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED", NULL,
-                      "as many operations are unfinished as this daemon allows (--max-unfinished)");
-        return true;
-    }
-    if (first && too_many_unfinished(engine, asker->call->id.namespace)) {
-        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED", NULL,
-                      "as many operations of this namespace are unfinished as its share allows (--namespace-share)");
+    if (first && too_many_unfinished(engine, asker->call->id.namespace, message)) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "TOO_MANY_UNFINISHED", NULL, message);
         return true;
     }
     const struct store_space space = store_space(engine->store, unfinished + first);
@@ -291,10 +317,9 @@ bool decide_no_room(struct engine *engine, const struct asker *asker, bool first
             "the store is full (--quota, or the disk): it replays, completes and releases, and grants nothing new");
         return true;
     }
-    if ((first || asker->call->type == CALL_CHECKPOINT) && takes_too_much(engine, asker->call->id.namespace, &space)) {
-        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "STORE_FULL", NULL,
-                      "this namespace has as much of the store as its share allows (--namespace-share): it replays, "
-                      "completes and releases, and is granted nothing new");
+    if ((first || asker->call->type == CALL_CHECKPOINT) &&
+        takes_too_much(engine, asker->call->id.namespace, &space, message)) {
+        decide_refuse(engine, asker, CODE_RESOURCE_EXHAUSTED, "STORE_FULL", NULL, message);
         return true;
     }
     return false;

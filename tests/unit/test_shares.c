@@ -26,7 +26,7 @@ static struct now now;
 static struct {
     uint32_t count;
     enum code code;
-    char reason[32];
+    char reason[32], message[256];
     uint64_t fence, revision;
 } told;
 
@@ -40,6 +40,7 @@ static void on_reply(void *context, struct party *to, uint64_t request, const st
     told.count++;
     told.code = reply->code;
     snprintf(told.reason, sizeof told.reason, "%s", reply->reason ? reply->reason : "");
+    snprintf(told.message, sizeof told.message, "%s", reply->message ? reply->message : "");
     told.fence = reply->operation.record ? reply->operation.record->fence : 0;
     told.revision = reply->operation.record ? reply->operation.record->revision : 0;
 }
@@ -169,6 +170,9 @@ static void half_of_what_the_others_leave(void **state)
     open_engine(50, 100);
     assert_int_equal(begin_many("a", 0, 1000), 50);
     assert_refused("TOO_MANY_UNFINISHED");
+    assert_string_equal(told.message,
+                        "50 operations of this namespace are unfinished, and it may have 50 % of the 100 that "
+                        "others leave (--namespace-share, --max-unfinished)");
     assert_int_equal(begin_many("b", 0, 1000), 25);
     assert_refused("TOO_MANY_UNFINISHED");
     assert_int_equal(begin_many("c", 0, 1000), 13); /* of 25, rounded up */
@@ -208,6 +212,7 @@ static void all_of_it_where_shares_are_off(void **state)
     open_engine(100, 10);
     assert_int_equal(begin_many("a", 0, 100), 10);
     assert_refused("TOO_MANY_UNFINISHED");
+    assert_string_equal(told.message, "10 operations are unfinished, and no more than 10 may be (--max-unfinished)");
     assert_false(begin("b", "k"));
 }
 
