@@ -123,7 +123,7 @@ class Idemd(Server):
     def launch(self):
         self.log = os.path.join(self.folder, "log")
         with open(self.log, "w") as log:
-            return subprocess.Popen([self.program, "--data", self.data, "--listen", "unix:" + self.path, "--quota", "64GiB",
+            return subprocess.Popen([self.program, "--data", self.data, "--listen", "unix:" + self.path, "--quota", "64GiB", "--namespace-share", "100",
                                      *self.options], stdin=subprocess.DEVNULL, stderr=log, preexec_fn=die_with_parent)
 
     def is_ready(self):
