@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <ev.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -351,6 +352,21 @@ static bool open_listeners(struct server *server, const struct server_options *o
     return true;
 }
 
+/* A daemon that cannot take a single connection would only look as if it worked. */
+static bool can_connect(const struct server *server, struct store_error *error)
+{
+    const int fd = fcntl(server->listeners[0].fd, F_DUPFD_CLOEXEC, 0);
+
+    if (fd < 0) {
+        *error = (struct store_error){.exit_code = 71};
+        snprintf(error->message, sizeof error->message,
+                 "no descriptor is left for a connection: %s: raise the limit (ulimit -n)", strerror(errno));
+        return false;
+    }
+    close(fd);
+    return true;
+}
+
 /* sd_notify's protocol: one datagram to the socket that the variable names. Source: sd_notify(3). */
 static void notify_ready(void)
 {
@@ -413,6 +429,16 @@ static void *loop_memory(void *old, long size)
     return NULL;
 }
 
+/* What libev cannot go on without: mostly a descriptor, at a start. Left to itself it would abort. */
+static void loop_failed(const char *what)
+{
+    char reason[200];
+
+    snprintf(reason, sizeof reason, "%s: %s", what, strerror(errno));
+    log_event(LOG_ERROR, "loop_failed", "reason", reason, NULL);
+    _exit(71);
+}
+
 static bool start(struct server *server, const struct server_options *options, struct store_error *error)
 {
     const struct store_options store_options = {.directory = options->data,
@@ -425,6 +451,7 @@ static bool start(struct server *server, const struct server_options *options, s
 
     raise_descriptors();
     ev_set_allocator(loop_memory);
+    ev_set_syserr_cb(loop_failed);
     server->loop = ev_default_loop(EVFLAG_AUTO);
     if (!server->loop) {
         *error = (struct store_error){.exit_code = 71, .message = "the event loop could not be made"};
@@ -445,7 +472,7 @@ static bool start(struct server *server, const struct server_options *options, s
                                                     .outlet = conns_outlet(&server->conns)};
     server->service = service_open(&service_options, &server->now, error);
     server->conns.service = server->service;
-    if (!server->service || !open_listeners(server, options, error))
+    if (!server->service || !open_listeners(server, options, error) || !can_connect(server, error))
         return false;
     /* Leases and graces count from being ready, not from before what is stored was read. */
     const uint64_t loading_ms = server->now.boot_ms;
@@ -477,7 +504,8 @@ int server_run(const struct server_options *options)
     int exit_code = 0;
 
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN); /* until the loop sees it */
+    signal(SIGXFSZ, SIG_IGN); /* a file as large as ulimit -f allows is a full disk */
+    signal(SIGHUP, SIG_IGN);  /* until the loop sees it */
     server->planned_ms = UINT64_MAX;
     if (start(server, options, &error)) {
         read_clock(server);
