@@ -3,16 +3,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 
 enum {
     LEAST_BYTES = 64 * 1024 * 1024, /* beyond what the log holds */
     PART_BYTES_LEAST = 64 * 1024,   /* of a full disk less is not asked for */
 };
 
+/* A limit on the size of files (ulimit -f) is met by a write, and on some file systems not by fallocate. */
+static bool is_above_limit(uint64_t bytes)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur;
+}
+
 static int allocate(int fd, uint64_t from, uint64_t bytes)
 {
     int code;
 
+    if (is_above_limit(from + bytes))
+        return EFBIG;
     do
         code = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)bytes) == 0 ? 0 : errno;
     while (code == EINTR);
