@@ -326,7 +326,7 @@ static int commit(MDB_txn *txn)
     return code == EIO && errno == 0 ? ENOSPC : code;
 }
 
-int apply(struct apply *apply)
+static int apply_once(struct apply *apply)
 {
     struct applying applying = {.apply = apply, .tables = apply->tables, .rested_ns = clock_read_ns()};
     struct tables_state state;
@@ -355,6 +355,19 @@ int apply(struct apply *apply)
     code = commit(applying.txn);
     if (code == 0)
         *apply->state = state;
+    return code;
+}
+
+/* LMDB's own memory comes from the system. What ended for want of it had no effect, a commit neither: only what the
+ * meta page names counts, and after a meta page that could not be written LMDB begins no transaction. */
+int apply(struct apply *apply)
+{
+    const int code = apply_once(apply);
+
+    if (code == ENOMEM) {
+        mem_give_reserve();
+        return apply_once(apply);
+    }
     return code;
 }
 
@@ -400,5 +413,6 @@ int apply_parts(struct apply *whole)
             code = 0;
         }
     } while (code == 0 && done < whole->batch_count);
+    whole->done_count = done;
     return code;
 }

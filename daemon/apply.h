@@ -16,10 +16,12 @@ struct apply {
     const uint8_t *secret;     /* of namespaces' hashes; with sweep_s */
     struct store_swept *swept; /* room for APPLY_SWEPT_MAX, with sweep_s */
     uint32_t swept_count;      /* out */
+    uint32_t done_count;       /* out, of apply_parts: so many batches are in the tables, also if it failed */
 };
 
-/* Returns 0, or LMDB's or errno's error: then nothing may be assumed of the disk. An operation whose record cannot be
- * made whole is logged, and written damaged. */
+/* Returns 0; ENOMEM, also after a second try: it had no effect, and may be called again; or another of LMDB's or
+ * errno's errors: then nothing may be assumed of the disk. An operation whose record cannot be made whole is logged,
+ * and written damaged. */
 int apply(struct apply *apply);
 /* The same, but if the disk has no room for all of it in one commit, by several smaller ones: each gives back pages
  * which those after it use. What was applied before a failure stays. */

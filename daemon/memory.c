@@ -78,7 +78,7 @@ void mem_refill(void)
 }
 
 /* Afterwards a second try may succeed, also if another thread gave the reserve back just before. */
-static void give_reserve(void)
+void mem_give_reserve(void)
 {
     void *reserve = atomic_exchange(&memory.reserve, NULL);
 
@@ -120,7 +120,7 @@ void *mem_alloc(size_t size)
     void *piece = malloc(at_least_one(size));
 
     if (!piece) {
-        give_reserve();
+        mem_give_reserve();
         piece = malloc(at_least_one(size));
     }
     return counted(need(piece));
@@ -131,7 +131,7 @@ void *mem_zero(size_t number, size_t size)
     void *piece = calloc(at_least_one(number), at_least_one(size));
 
     if (!piece) {
-        give_reserve();
+        mem_give_reserve();
         piece = calloc(at_least_one(number), at_least_one(size));
     }
     return counted(need(piece));
@@ -143,7 +143,7 @@ void *mem_resize(void *old, size_t size)
     void *piece = realloc(old, at_least_one(size));
 
     if (!piece) {
-        give_reserve();
+        mem_give_reserve();
         piece = realloc(old, at_least_one(size));
     }
     count(-before);
@@ -157,7 +157,7 @@ void *mem_pages(size_t size)
     void *piece = aligned_alloc(PAGE_BYTES, rounded);
 
     if (!piece) {
-        give_reserve();
+        mem_give_reserve();
         piece = aligned_alloc(PAGE_BYTES, rounded);
     }
     return counted(need(piece));
@@ -209,7 +209,7 @@ void mem_use_reserved(void *start, size_t size)
     bool usable = mprotect(start, size, PROT_READ | PROT_WRITE) == 0;
 
     if (!usable) {
-        give_reserve();
+        mem_give_reserve();
         usable = mprotect(start, size, PROT_READ | PROT_WRITE) == 0;
     }
     need(usable ? start : NULL);

@@ -35,6 +35,9 @@ uint64_t mem_limited(void); /* that limit */
 /* Nothing new may be taken on: the limit is reached, or the system refused a piece and the reserve is not there again.
  * Cheap. */
 bool mem_is_short(void);
+/* Gives the reserve back for somebody who asks the system for memory at another door, as LMDB does, and was refused: a
+ * second try may succeed, and what comes next is refused by name. Any thread. */
+void mem_give_reserve(void);
 /* Makes the reserve again if it was given back and the system has room for it now. Once a turn of the loop. */
 void mem_refill(void);
 /* A limit that suits this machine: three quarters of the least of its memory, the limit of the process's cgroup (v2)

@@ -46,6 +46,7 @@ enum {
      * tail is applied, or the first is overdue. 200,000 records a second. */
     SWEEP_EVERY_MS = 20,
     SWEEP_LATE_S = 2,
+    APPLY_AGAIN_MS = 100, /* where there was no memory to be had */
     DISK_AGAIN_MS = 1000, /* a full disk, or one without another slot, is asked again */
     /* On a full disk, of what the tables have room for: a commit writes pages anew before it gives others back, */
     COMMIT_ROOM_BYTES = 16 * 1024 * 1024,
@@ -86,6 +87,7 @@ struct applying {
     uint64_t used_bytes, first_place;
     uint64_t room_bytes;
     bool disk_full;
+    bool put_off;  /* there was no memory for all of it */
     int slot_code; /* why there is no further slot; 0: there is, or none is needed */
 };
 
@@ -119,16 +121,19 @@ struct store {
     struct unapplied *tail;
     uint32_t tail_count, tail_capacity, applying_count; /* the first of them are being applied */
     uint64_t tail_bytes;
-    uint64_t tail_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
-    bool untidy;            /* a large tail went, and its memory may still be here */
-    uint64_t sweep_next_ms; /* boot time before which no slice is swept alone */
-    uint64_t disk_again_ms; /* boot time before which a full disk is not asked again */
-    uint64_t slot_told_ns;  /* when it was last logged that there is no further slot; 0: never */
-    uint64_t disk_told_ns;  /* and that the disk is full */
-    bool disk_told;         /* what was logged last */
+    uint64_t tail_since_ms;  /* boot time at which the oldest was found there; 0: not looked at yet */
+    bool untidy;             /* a large tail went, and its memory may still be here */
+    uint64_t sweep_next_ms;  /* boot time before which no slice is swept alone */
+    bool put_off;            /* applying lacked memory, */
+    uint64_t apply_again_ms; /* and is not tried before this boot time */
+    uint64_t disk_again_ms;  /* boot time before which a full disk is not asked again */
+    uint64_t slot_told_ns;   /* when it was last logged that there is no further slot; 0: never */
+    uint64_t disk_told_ns;   /* and that the disk is full */
+    bool disk_told;          /* what was logged last */
 
-    MDB_txn *reader; /* of the loop */
-    bool reading;    /* it is not reset */
+    MDB_txn *reader;               /* of the loop */
+    bool reading;                  /* it is not reset */
+    MDB_cursor *finished, *chunks; /* its own: made once, since LMDB takes memory for each, which there may not be */
     struct places places;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
     uint64_t used_bytes, first_place;
@@ -158,8 +163,12 @@ static void run_writer(void *context)
 
 static int look(struct store *store, struct applying *applying)
 {
-    const int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
+    int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
 
+    if (code == ENOMEM) {
+        mem_give_reserve();
+        code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
+    }
     if (code == 0 && !ahead_keep(&store->ahead, &store->tables, applying->used_bytes, log_bytes(store->log),
                                  applying->ask_disk, &applying->room_bytes))
         applying->disk_full = true;
@@ -190,14 +199,22 @@ static void run_applier(void *context)
     const uint32_t slots_before = store->state.log_slots;
 
     applying->began_ns = clock_read_ns();
+    applying->put_off = false;
     applying->code = prepare_slot(store, applying);
     /* The tables know of a slot before anything is in it. */
     note_log(store);
     if (applying->code == 0 && (applying->any || store->state.log_slots != slots_before))
         applying->code = apply_parts(&applying->apply);
+    /* Want of memory, also after a second try, had no effect on what is not done. */
     if (applying->code == 0) {
         log_add_slot(store->log);
         applying->code = look(store, applying);
+    } else {
+        store->state.log_slots = slots_before;
+    }
+    if (applying->code == ENOMEM) {
+        applying->put_off = true;
+        applying->code = 0;
     }
     applying->ended_ns = clock_read_ns();
     if (applying->tidy)
@@ -490,6 +507,9 @@ static bool start(struct store *store, struct store_error *error)
         (struct apply){.tables = &store->tables, .state = &store->state, .secret = store->facts.secret};
     if ((code = mdb_txn_begin(store->tables.env, NULL, MDB_RDONLY, &store->reader)) != 0)
         return fail(error, 71, "cannot be read", code);
+    if ((code = mdb_cursor_open(store->reader, store->tables.finished, &store->finished)) != 0 ||
+        (code = mdb_cursor_open(store->reader, store->tables.chunks, &store->chunks)) != 0)
+        return fail(error, 71, "cannot be read", code);
     mdb_txn_reset(store->reader);
     if ((code = worker_start(&store->writer)) != 0 || (code = worker_start(&store->applier)) != 0)
         return fail(error, 71, "its threads cannot be started", code);
@@ -565,6 +585,12 @@ static void drop_tail(struct store *store, uint32_t count)
         memmove(store->tail, store->tail + count, store->tail_count * sizeof *store->tail);
 }
 
+static void close_cursor(MDB_cursor *cursor)
+{
+    if (cursor)
+        mdb_cursor_close(cursor);
+}
+
 void store_close(struct store *store)
 {
     struct store_event event;
@@ -577,6 +603,8 @@ void store_close(struct store *store)
         store_poll(store, &event);
         if (!store->failed)
             apply_rest(store);
+        close_cursor(store->finished);
+        close_cursor(store->chunks);
         mdb_txn_abort(store->reader);
     }
     drop_tail(store, store->tail_count);
@@ -608,6 +636,15 @@ static MDB_txn *reader(struct store *store)
         store->reading = true;
     }
     return store->reader;
+}
+
+/* One of the reader's cursors, over what the reader sees now. */
+static MDB_cursor *renewed(struct store *store, MDB_cursor *cursor)
+{
+    const int code = mdb_cursor_renew(reader(store), cursor);
+
+    assert(code == 0); /* it is the reader's, and not a writer's; nothing else can fail */
+    return cursor;
 }
 
 uint64_t store_records(struct store *store)
@@ -782,7 +819,7 @@ static void give_applier(struct store *store, bool due, uint64_t sweep_s)
     applying->apply.batches = applying->batches;
     applying->apply.batch_count = store->applying_count;
     applying->apply.sweep_s = sweep_s;
-    applying->apply.swept_count = 0;
+    applying->apply.swept_count = applying->apply.done_count = 0;
     worker_give(&store->applier);
 }
 
@@ -802,6 +839,12 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
     uint64_t next_ms = UINT64_MAX;
 
     assert(!worker_busy(&store->applier));
+    if (store->put_off) {
+        store->put_off = false;
+        store->apply_again_ms = boot_ms + APPLY_AGAIN_MS;
+    }
+    if (boot_ms < store->apply_again_ms)
+        return store->apply_again_ms;
     /* What is applied and swept has to be known to be durable before, which is said of all that was handed over. */
     if (store->flight_split)
         sweep_s = 0;
@@ -909,7 +952,11 @@ static void take_applied(struct store *store, struct store_event *event)
         fail_applied(store, event, applying);
         return;
     }
-    take_look(store, applying);
+    store->put_off = applying->put_off;
+    if (applying->put_off)
+        store->applying_count = applying->apply.done_count;
+    else
+        take_look(store, applying);
     if (store->applying_count > 0) {
         store->applied = store->tail[store->applying_count - 1].last;
         log_applied(store->log, store->applied);
@@ -946,7 +993,7 @@ static uint64_t last_place(void *context, uint64_t seconds)
 {
     struct store *store = context;
     uint64_t last;
-    const int code = tables_last_place(&store->tables, reader(store), seconds, &last);
+    const int code = tables_last_place(renewed(store, store->finished), renewed(store, store->chunks), seconds, &last);
 
     assert(code == 0);
     return last;
@@ -977,21 +1024,17 @@ enum store_read store_read_value(struct store *store, uint64_t key, enum blob_ki
 uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
                              bool (*visit)(void *context, uint64_t place, struct bytes record), void *context)
 {
-    MDB_cursor *cursor;
+    MDB_cursor *cursor = renewed(store, store->finished);
     MDB_val key = {sizeof place, &place}, value;
     uint64_t at = 0;
-    int code = mdb_cursor_open(reader(store), store->tables.finished, &cursor);
+    int code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
 
-    if (code != 0)
-        return 0;
-    code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     for (uint32_t seen = 0; code == 0; seen++) {
         memcpy(&at, key.mv_data, sizeof at);
         if (seen == records_max || !visit(context, at, bytes_of(value.mv_data, (uint32_t)value.mv_size)))
             break;
         code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
-    mdb_cursor_close(cursor);
     return code == 0 ? at : 0;
 }
 

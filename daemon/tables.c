@@ -547,22 +547,16 @@ enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uin
     return STORE_FOUND;
 }
 
-/* The key before the first one that is not below `from`. */
-static int key_before(MDB_txn *txn, MDB_dbi table, MDB_val *key)
+/* The key before the first one that is not below `key`. */
+static int key_before(MDB_cursor *cursor, MDB_val *key)
 {
-    MDB_cursor *cursor;
     MDB_val value;
-    int code = mdb_cursor_open(txn, table, &cursor);
+    const int code = mdb_cursor_get(cursor, key, &value, MDB_SET_RANGE);
 
-    if (code != 0)
-        return code;
-    code = mdb_cursor_get(cursor, key, &value, MDB_SET_RANGE);
-    code = mdb_cursor_get(cursor, key, &value, code == MDB_NOTFOUND ? MDB_LAST : MDB_PREV);
-    mdb_cursor_close(cursor);
-    return code;
+    return mdb_cursor_get(cursor, key, &value, code == MDB_NOTFOUND ? MDB_LAST : MDB_PREV);
 }
 
-int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t seconds, uint64_t *place)
+int tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place)
 {
     const uint64_t end = (seconds + 1) << 30;
     uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
@@ -570,7 +564,7 @@ int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t second
     uint64_t found;
     unsigned kind;
     uint32_t chunk;
-    int code = key_before(txn, tables->finished, &key);
+    int code = key_before(finished, &key);
 
     *place = 0;
     if (code == 0) {
@@ -582,7 +576,7 @@ int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t second
     }
     tables_make_chunk_key(bytes, end, 0, 0);
     key = val(bytes, sizeof bytes);
-    code = key_before(txn, tables->chunks, &key);
+    code = key_before(chunks, &key);
     if (code == 0 && tables_chunk_key(&key, &found, &kind, &chunk) && store_place_seconds(found) == seconds &&
         found > *place)
         *place = found;

@@ -67,8 +67,9 @@ int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_pla
 enum store_read tables_read_finished(const struct tables *tables, MDB_txn *txn, uint64_t place, struct bytes *record);
 enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uint64_t key, enum blob_kind kind,
                                   uint32_t size, uint8_t *out);
-/* The largest place of these seconds in use, by a record or a value; 0 where there is none. Returns 0 or an error. */
-int tables_last_place(const struct tables *tables, MDB_txn *txn, uint64_t seconds, uint64_t *place);
+/* The largest place of these seconds in use, by a record or a value; 0 where there is none. The cursors are of those
+ * tables. Returns 0 or an error. */
+int tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place);
 
 /* A chunk's key and what it says; for checking. False: not a key of ours. */
 bool tables_chunk_key(const MDB_val *key, uint64_t *owner, unsigned *kind, uint32_t *chunk);
