@@ -10,7 +10,7 @@ import time
 from . import broken
 from .run import Run
 
-SUITES = ["power", "faults", "walks", "swarm"]
+SUITES = ["power", "faults", "walks", "swarm", "shortage"]
 
 
 def duration(text):

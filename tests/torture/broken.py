@@ -101,15 +101,19 @@ def check(mutations):
             mutation.apply(source.read())
 
 
-def build(mutation, folder):
-    """Builds the daemon with a mutation. Returns the program's path, a file in `folder`."""
+def build(mutation, folder, what="daemon"):
+    """Builds the daemon with a mutation. Returns the program's path, a file in `folder`. what "library": builds libidem; returns the path of
+    a folder that holds nothing else."""
     source, target = os.path.join(FOLDER, "source"), os.path.join(FOLDER, "build")
-    program = os.path.join(folder, "idemd-" + "".join(c if c.isalnum() else "-" for c in mutation.name))
+    name = "".join(c if c.isalnum() else "-" for c in mutation.name)
+    made, made_from = (os.path.join(folder, "idemd-" + name), "daemon/idemd") if what == "daemon" else (
+        os.path.join(folder, "libidem-" + name, "libidem.so.0"), "client/libidem.so.0")
+    os.makedirs(os.path.dirname(made), exist_ok=True)
     with _locked():
         _copy_sources(source, mutation)
         if not os.path.exists(os.path.join(target, "build.ninja")):
             _run("cmake", "-S", source, "-B", target, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DBUILD_TESTING=OFF",
                  *_launcher())
-        _run("cmake", "--build", target, "--target", "idemd")
-        shutil.copy(os.path.join(target, "daemon", "idemd"), program)
-    return program
+        _run("cmake", "--build", target, "--target", "idemd" if what == "daemon" else "idem")
+        shutil.copy(os.path.join(target, made_from), made)
+    return made if what == "daemon" else os.path.dirname(made)

@@ -28,12 +28,13 @@ def interposed(tree, recording=None, ways="", slow_us=0, faults=None):
 
 class Daemon:
     """idemd over a data directory. Its log is the file `log`, its socket the file `socket`, both in `folder`, not in the data.
+    limits: resources of which it is to have less, as prlimit's options ("--nofile=20").
 
     start() returns whether it became ready; if not, `code` says how it ended (negative: by that signal)."""
 
-    def __init__(self, folder, data, *options, program=IDEMD, environment=None):
+    def __init__(self, folder, data, *options, program=IDEMD, environment=None, limits=()):
         self.folder, self.data, self.program = folder, data, program
-        self.options = list(options)
+        self.options, self.limits = list(options), list(limits)
         self.environment = dict(environment or {})
         self.socket = os.path.join(folder, "s")
         self.log = os.path.join(folder, "log")
@@ -52,7 +53,10 @@ class Daemon:
             actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                        (os.POSIX_SPAWN_OPEN, 2, self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)]
             command = [self.program, "--data", self.data, "--listen", "unix:" + self.socket] + self.options
-            self.pid = os.posix_spawn(self.program, command, environment, file_actions=actions)
+            if self.limits:
+                command = ["/usr/bin/prlimit"] + self.limits + command
+            self.pid = os.posix_spawn(command[0], command, environment, file_actions=actions,
+                                      setsigdef=[signal.SIGXFSZ, signal.SIGPIPE])  # which Python ignores
             self.pidfd, self.code = os.pidfd_open(self.pid), None
             events, _, _ = select.select([ready, self.pidfd], [], [], PATIENCE)
         os.unlink(name)

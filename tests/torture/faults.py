@@ -70,7 +70,7 @@ class Fault:
 
 class Switch:
     """The control block that interpose.c reads: struct faults."""
-    LAYOUT = struct.Struct("<IIIIiII32I")
+    LAYOUT = struct.Struct("<IIIIiII32I1024s")
 
     def __init__(self, path):
         with open(path, "w+b") as file:
@@ -81,7 +81,7 @@ class Switch:
     def arm(self, fault):
         """fault None: calls are counted, and none fails."""
         kinds, nth, error = (1 << fault.kind, fault.nth, fault.error) if fault else (0, 0, 0)
-        self.LAYOUT.pack_into(self.map, 0, 1, kinds, nth, bool(fault and fault.from_then_on), error, 0, 0, *[0] * 32)
+        self.LAYOUT.pack_into(self.map, 0, 1, kinds, nth, bool(fault and fault.from_then_on), error, 0, 0, *[0] * 32, b"")
 
     def disarm(self):
         struct.pack_into("<I", self.map, 0, 0)
@@ -90,14 +90,19 @@ class Switch:
         return self.LAYOUT.unpack_from(self.map)[6]
 
     def counts(self):
-        return dict(enumerate(self.LAYOUT.unpack_from(self.map)[7:]))
+        return dict(enumerate(self.LAYOUT.unpack_from(self.map)[7:39]))
+
+    def where(self):
+        """The stack of the first allocation that failed, as words module+offset."""
+        return self.LAYOUT.unpack_from(self.map)[39].rstrip(b"\0").decode()
 
     def close(self):
         self.map.close()
 
 
 class Case:
-    """One fault, and what came of it."""
+    """One fault, and what came of it. refusals: codes with which a call may be refused meanwhile."""
+    refusals = REFUSALS
 
     def __init__(self, folder, program, base, history, seed):
         self.folder, self.program = folder, program
@@ -174,7 +179,7 @@ class Case:
         if daemon.start():
             if not phase.starting:
                 self.switch.arm(fault)
-            answered = self._work(daemon, phase.calls, phase.grows, REFUSALS)
+            answered = self._work(daemon, phase.calls, phase.grows, self.refusals)
             if answered and phase.ends:
                 daemon.terminate()
                 return False, True
@@ -215,13 +220,16 @@ class Case:
 
 
 class Bench:
-    """Where cases are run: a folder with the store that they start from."""
+    """Where cases are run: a folder with the store that they start from.
+
+    phases, errors, case_class      what fails when, with which errors by kind of call, and what is asked of the daemon then"""
+    phases, errors, case_class = PHASES, ERRORS, Case
 
     def __init__(self, folder, program, seed):
         self.folder, self.program, self.seed = folder, program, seed
         os.makedirs(folder, exist_ok=True)
         self.base, self.history = os.path.join(folder, "base", "tree"), History()
-        maker = Case(os.path.join(folder, "base"), program, None, self.history, f"{seed} base")
+        maker = self.case_class(os.path.join(folder, "base"), program, None, self.history, f"{seed} base")
         daemon = maker._daemon(False)
         if not daemon.start():
             raise Violation(f"it does not start: {daemon.read_log()}")
@@ -236,7 +244,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         base = self.base if phase.used else None
         history = copy.deepcopy(self.history) if phase.used else History()
-        return Case(folder, self.program, base, history, f"{self.seed} {phase.name}")
+        return self.case_class(folder, self.program, base, history, f"{self.seed} {phase.name}")
 
     def run(self, fault):
         """(fault, whether it was met, what was violated or None, what is to be kept)"""
@@ -256,17 +264,17 @@ class Bench:
     def faults(self):
         """All faults that a run without any says can be met, those of one phase and kind after the other."""
         groups = []
-        for phase in PHASES:
+        for phase in self.phases:
             case = self.case(phase)
             counts = case.count(phase)
             case.switch.close()
-            for kind, errors in ERRORS.items():
+            for kind, errors in self.errors.items():
                 groups.append([Fault(phase, kind, error, then_on, nth) for nth in range(1, counts[kind] + 1) for error in errors
                                for then_on in (False, True) if not (then_on and error == errno.EINTR)])
         return [group for group in groups if group]
 
 
-def _order(groups, choose):
+def in_order(groups, choose):
     """All faults by chance, but each phase and kind has its turn."""
     for group in groups:
         choose.shuffle(group)
@@ -278,7 +286,7 @@ def _order(groups, choose):
     return order
 
 
-def _every(bench, order, pool, limit, ends):
+def every(bench, order, pool, limit, ends):
     """Runs faults, and beyond those that were counted goes on while more are met."""
     largest = {}
     for fault in order:
@@ -465,11 +473,11 @@ def _control(run, mutation, where):
 def run(run):
     broken.check([mutation for mutation, _ in MUTATIONS])
     bench = Bench(os.path.join(run.folder, "bench"), IDEMD, run.seed)
-    order = _order(bench.faults(), random.Random(run.seed))
+    order = in_order(bench.faults(), random.Random(run.seed))
     run.say(f"{len(order)} faults can be met")
     met = 0
     with multiprocessing.Pool(run.jobs) as pool:
-        for fault, was_met, violation, kept in _every(bench, order, pool, run.cases_max(SMALL_SHARE), run.ends()):
+        for fault, was_met, violation, kept in every(bench, order, pool, run.cases_max(SMALL_SHARE), run.ends()):
             run.cases += 1
             met += was_met
             if violation:

@@ -1,6 +1,8 @@
-/* A library to be preloaded into the daemon. It stands between it and the disk, for the suites `power` and `faults`.
+/* A library to be preloaded into the daemon. It stands between it and the disk, for the suites `power`, `faults`
+ * and `shortage`.
  *
- * It looks at the calls on paths below $TORTURE_TREE alone, and does up to four things with each:
+ * Of memory see memory.c; of the rest it looks at the calls on paths below $TORTURE_TREE alone, and does up to four
+ * things with each:
  *     - fails it, where the control block in the file $TORTURE_FAULTS says so (struct faults; the suite maps it too);
  *     - records it in the file $TORTURE_RECORD, once when it begins and once when it has returned, in one order for all
  *       threads, together with what is sent to clients (struct record);
@@ -12,6 +14,8 @@
  * written through a map. A suite compares what was recorded with what is there, so a call that is missing here is
  * noticed. */
 #define _GNU_SOURCE
+#include "interpose.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,24 +37,6 @@
 
 enum { FILES_MAX = 4096, PATH_BYTES = 1024 };
 
-/* The kinds of calls, and their numbers in records and in the mask of struct faults. */
-enum kind {
-    KIND_OPEN = 1, /* path; a: flags. End: result is the descriptor, a: 1 if it made the file */
-    KIND_WRITE,    /* fd; a: offset, b: 1 if it is flushed when it returns; the data */
-    KIND_FLUSH,    /* fd; a: 1 if sizes that shrank are flushed too (fsync) */
-    KIND_FLUSH_NAMES,
-    KIND_TRUNCATE, /* fd; a: size */
-    KIND_ALLOCATE, /* fd; a: offset, b: bytes: the file is at least so long, what is new is zeros */
-    KIND_RENAME,   /* two paths */
-    KIND_LINK,     /* two paths */
-    KIND_UNLINK,   /* path */
-    KIND_MKDIR,    /* path */
-    KIND_MAP,      /* fd; recorded only if it can be written through */
-    KIND_CLOSE,    /* fd */
-    KIND_SEND,     /* fd; the data */
-    KIND_RESERVE,  /* fallocate that changes neither size nor content; not recorded */
-};
-
 struct record {
     uint32_t bytes; /* of all of it, the payload behind it included */
     uint16_t kind;
@@ -62,17 +48,6 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 40, "the suite reads it");
 
-/* Shared with the suite. The n-th call among those of `kinds` that come while it is armed fails. */
-struct faults {
-    _Atomic uint32_t armed;
-    uint32_t kinds; /* 1 << kind */
-    uint32_t nth;   /* from 1 on; 0: none fails, they are counted */
-    uint32_t from_then_on;
-    int32_t error; /* an errno; 0: half of a write is done */
-    _Atomic uint32_t seen, hits;
-    _Atomic uint32_t counts[32]; /* by kind, while armed */
-};
-
 struct file {
     bool known, folder, synchronous;
     char path[PATH_BYTES];
@@ -83,7 +58,7 @@ static char tree[PATH_BYTES], broken[PATH_BYTES];
 static size_t tree_bytes;
 static int record_fd = -1;
 static long slow_us;
-static struct faults *faults;
+struct faults *interpose_faults;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t calls;
 
@@ -119,10 +94,12 @@ __attribute__((constructor)) static void set_up(void)
         record_fd = (int)real(SYS_open, (long)value, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600, 0, 0, 0);
     if ((value = getenv("TORTURE_FAULTS"))) {
         fd = (int)real(SYS_open, (long)value, O_RDWR | O_CLOEXEC, 0, 0, 0, 0);
-        faults = (struct faults *)syscall(SYS_mmap, NULL, sizeof *faults, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0L);
+        void *found =
+            (void *)syscall(SYS_mmap, NULL, sizeof(struct faults), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0L);
         real(SYS_close, fd, 0, 0, 0, 0, 0);
-        if (faults == MAP_FAILED)
+        if (found == MAP_FAILED)
             abort();
+        interpose_faults = found;
     }
 }
 
@@ -214,11 +191,10 @@ static uint32_t record_paths(enum kind kind, const char *from, const char *to)
 
 /* ---- Failing ----------------------------------------------------------------------------------- */
 
-enum { GOES_ON = -1 };
-
-/* What the call that comes now is to fail with; 0: half of it is done. */
-static int fault(enum kind kind)
+int interpose_fault(enum kind kind)
 {
+    struct faults *faults = interpose_faults;
+
     if (!faults || !atomic_load(&faults->armed))
         return GOES_ON;
     atomic_fetch_add(&faults->counts[kind], 1);
@@ -248,7 +224,7 @@ static int do_open(int folder, const char *path, int flags, mode_t mode)
 
     if (!in_tree(folder, path, whole))
         return (int)answer(real(SYS_openat, folder, (long)path, flags, mode, 0, 0));
-    const int code = fault(KIND_OPEN);
+    const int code = interpose_fault(KIND_OPEN);
     if (code > 0)
         return (int)answer(-code);
     const bool makes = (flags & O_CREAT) && fstatat(folder, path, &status, AT_SYMLINK_NOFOLLOW) != 0;
@@ -358,7 +334,7 @@ static ssize_t do_write(int fd, const struct iovec *parts, int count, off_t offs
         return answer(real(SYS_writev, fd, (long)parts, count, 0, 0, 0));
     if (!file)
         return answer(real(SYS_pwritev2, fd, (long)parts, count, (long)offset, 0, flags));
-    const int code = fault(KIND_WRITE);
+    const int code = interpose_fault(KIND_WRITE);
     if (code > 0)
         return answer(-code);
     if (moves)
@@ -422,7 +398,7 @@ int ftruncate(int fd, off_t bytes)
 
     if (!file)
         return (int)answer(real(SYS_ftruncate, fd, (long)bytes, 0, 0, 0, 0));
-    const int code = fault(KIND_TRUNCATE);
+    const int code = interpose_fault(KIND_TRUNCATE);
     if (code > 0)
         return (int)answer(-code);
     const uint32_t call = is_lock_file(file) ? 0 : record_begin(KIND_TRUNCATE, fd, bytes, 0, NULL, 0);
@@ -443,12 +419,12 @@ static long do_allocate(int fd, int mode, off_t offset, off_t bytes)
     if (!file)
         return real(SYS_fallocate, fd, mode, (long)offset, (long)bytes, 0, 0);
     if (mode == FALLOC_FL_KEEP_SIZE) {
-        const int code = fault(KIND_RESERVE);
+        const int code = interpose_fault(KIND_RESERVE);
         return code > 0 ? -code : 0;
     }
     if (mode != 0)
         return -EOPNOTSUPP;
-    const int code = fault(KIND_ALLOCATE);
+    const int code = interpose_fault(KIND_ALLOCATE);
     if (code > 0)
         return -code;
     const uint32_t call = record_begin(KIND_ALLOCATE, fd, offset, bytes, NULL, 0);
@@ -488,7 +464,7 @@ static int do_flush(int fd, long number)
     if (!file)
         return (int)answer(real(number, fd, 0, 0, 0, 0, 0));
     const enum kind kind = file->folder ? KIND_FLUSH_NAMES : KIND_FLUSH;
-    const int code = fault(kind);
+    const int code = interpose_fault(kind);
     if (code > 0)
         return (int)answer(-code);
     if (is_left_out(file))
@@ -516,7 +492,7 @@ int renameat2(int from_folder, const char *from, int to_folder, const char *to, 
 {
     char whole_from[PATH_BYTES], whole_to[PATH_BYTES];
     const bool inside = in_tree(from_folder, from, whole_from) && in_tree(to_folder, to, whole_to);
-    const int code = inside ? fault(KIND_RENAME) : GOES_ON;
+    const int code = inside ? interpose_fault(KIND_RENAME) : GOES_ON;
 
     if (code > 0)
         return (int)answer(-code);
@@ -541,7 +517,7 @@ int linkat(int from_folder, const char *from, int to_folder, const char *to, int
 {
     char whole_from[PATH_BYTES], whole_to[PATH_BYTES];
     const bool inside = in_tree(from_folder, from, whole_from) && in_tree(to_folder, to, whole_to);
-    const int code = inside ? fault(KIND_LINK) : GOES_ON;
+    const int code = inside ? interpose_fault(KIND_LINK) : GOES_ON;
 
     if (code > 0)
         return (int)answer(-code);
@@ -561,7 +537,7 @@ static int do_path(enum kind kind, long number, int folder, const char *path, lo
 {
     char whole[PATH_BYTES];
     const bool inside = in_tree(folder, path, whole);
-    const int code = inside ? fault(kind) : GOES_ON;
+    const int code = inside ? interpose_fault(kind) : GOES_ON;
 
     if (code > 0)
         return (int)answer(-code);
@@ -602,7 +578,7 @@ int mkdir(const char *path, mode_t mode)
 void *mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset)
 {
     const struct file *file = file_of(fd);
-    const int code = file ? fault(KIND_MAP) : GOES_ON;
+    const int code = file || fd < 0 ? interpose_fault(file ? KIND_MAP : KIND_MEMORY) : GOES_ON;
 
     if (code > 0) {
         errno = code;
