@@ -7,12 +7,19 @@
 
 enum { READINGS_MAX = 8 }; /* of a clock, to get one that was not interrupted */
 
-static uint64_t read_ms(clockid_t id)
+enum { NS_A_MS = 1000000 };
+
+static uint64_t read_ns(clockid_t id)
 {
     struct timespec time;
 
     clock_gettime(id, &time);
-    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static uint64_t read_ms(clockid_t id)
+{
+    return read_ns(id) / NS_A_MS;
 }
 
 static bool same_boot(const struct clock_mark *a, const struct clock_mark *b)
@@ -155,19 +162,19 @@ void clock_start(struct clock *clock, uint64_t retention_ms, uint64_t boot_ms, c
 
 struct now clock_now(struct clock *clock)
 {
-    const uint64_t boot_ms = read_ms(CLOCK_BOOTTIME), offset_ms = wall_minus_boot();
+    const uint64_t boot_ns = read_ns(CLOCK_BOOTTIME), boot_ms = boot_ns / NS_A_MS, offset_ms = wall_minus_boot();
+    struct now now;
 
     /* The two clocks are read one after the other, each rounded: a step of one is none. */
     if (offset_ms - clock->wall_minus_boot_ms + 1 > 2)
         set_offset(clock, boot_ms, offset_ms);
     clock->past.noted_ms = boot_ms + clock->retention_minus_boot_ms;
-    return now_at(clock, boot_ms);
+    now = now_at(clock, boot_ms);
+    now.boot_ns = boot_ns;
+    return now;
 }
 
 uint64_t clock_read_ns(void)
 {
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+    return read_ns(CLOCK_MONOTONIC);
 }

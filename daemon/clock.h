@@ -27,12 +27,13 @@ void clock_past_note(struct clock_past *past, uint64_t retention_ms, uint64_t wa
 /* Everything is possible: the past of a store that says nothing of it. */
 void clock_past_unknown(struct clock_past *past);
 
-/* All in milliseconds. */
+/* In milliseconds, but for boot_ns. */
 struct now {
     uint64_t boot_ms;              /* CLOCK_BOOTTIME: leases and waits; unmoved by setting the wall clock */
     uint64_t wall_ms;              /* CLOCK_REALTIME, Unix time: what people read */
     uint64_t retention_ms;         /* never goes back: when outcomes expire. Near Unix time */
     const struct clock_past *past; /* NULL: the wall clock was never set */
+    uint64_t boot_ns;              /* boot_ms, but finer: for what is shorter than a millisecond */
 };
 
 /* It is now this late, at the latest, for somebody who read the wall clock when it showed shown_ms, and counted on from

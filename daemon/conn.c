@@ -22,11 +22,14 @@ enum {
     SCRATCH_BYTES = 64 * 1024,
     READ_TOGETHER_BYTES = 64 * 1024, /* of frames that are read before the first of them is decided */
     READS_A_TURN = 4,                /* so that one busy peer leaves room for others; and so does */
-    SHARE_MS = 2,                    /* what one is read and decided for in a turn, as clocks show it */
-    TURN_MS = 20,                    /* all of them together: then leases, batches and answers have their turn */
-    SHARE_LAG_MS_MAX = 1000,         /* who needs more than a share holds up the end of leases no longer than this */
-    EVENTS_SURE = 48,                /* so many events and fewer libev fetches in one wait, from the beginning */
-    OUT_BYTES_MAX = 1024 * 1024,     /* of answers not sent yet; over that no call is decided */
+    SHARE_NS_MAX = 2000000,          /* what one is read and decided for in a turn; less if many wait, */
+    SHARE_NS_MIN = 100000,           /* but no less than this; */
+    SHARE_BEHIND_NS_MIN = 250000,    /* or this, if it is behind: putting it by costs a copy of what it sent */
+    TURN_MS = 10,                    /* all of them together: then leases, batches and answers have their turn */
+    HALF_TURN_NS = TURN_MS * 1000000 / 2,
+    SHARE_LAG_MS_MAX = 1000,     /* who needs more than a share holds up the end of leases no longer than this */
+    EVENTS_SURE = 48,            /* so many events and fewer libev fetches in one wait, from the beginning */
+    OUT_BYTES_MAX = 1024 * 1024, /* of answers not sent yet; over that no call is decided */
     UNSENT_BYTES_MAX = 256 * 1024 * 1024, /* of the memory of such answers, over all connections; and */
     UNSENT_PART = 4,                      /* no more than this part of the memory that may be used, or, */
     UNSENT_PART_SHORT = 32,               /* while memory is short, than this */
@@ -61,10 +64,12 @@ struct conn {
     struct conns *conns;
     struct conn *previous, *next;
     struct link dirty;
-    struct link ready; /* in conns->ready or conns->later */
+    struct link ready;   /* in conns->ready, ->behind, ->later or ->fresh */
+    struct link waiting; /* likewise, in conns->waiting */
     ev_io readable, writable;
     int fd;
     enum conn_state state;
+    bool behind; /* when it was read last, there was more than its share was enough for */
     bool unread; /* there may be something in the socket */
     bool more;   /* whole frames were read and not decided */
     bool eof;    /* the peer's input has ended; what was read before is still decided */
@@ -89,6 +94,11 @@ static struct conn *conn_of_dirty(struct link *link)
 static struct conn *conn_of_ready(struct link *link)
 {
     return (struct conn *)(void *)((char *)link - offsetof(struct conn, ready));
+}
+
+static struct conn *conn_of_waiting(struct link *link)
+{
+    return (struct conn *)(void *)((char *)link - offsetof(struct conn, waiting));
 }
 
 static void mark_dirty(struct conn *conn)
@@ -278,23 +288,77 @@ static bool turn_is_over(const struct conns *conns)
 
 static bool share_is_over(const struct conns *conns)
 {
-    return conns->now.boot_ms - conns->share_ms >= SHARE_MS || turn_is_over(conns);
+    return conns->now.boot_ns - conns->share_from_ns >= conns->share_ns || turn_is_over(conns);
+}
+
+/* Those on ready go first, but not for long if there are others: then both get the same time. */
+static void charge(struct conns *conns, uint64_t ns)
+{
+    if (conns->charged > 0 && links_first(&conns->behind))
+        conns->owed_ns = conns->owed_ns + ns < 2 * (uint64_t)HALF_TURN_NS ? conns->owed_ns + ns : 2 * HALF_TURN_NS;
+    else if (conns->charged < 0)
+        conns->owed_ns -= conns->owed_ns < ns ? conns->owed_ns : ns;
 }
 
 static void read_clock(struct conns *conns)
 {
+    const uint64_t before_ns = conns->now.boot_ns;
+
     conns->now = clock_now(conns->clock);
-    if (!conns->share_ms)
-        conns->share_ms = conns->now.boot_ms;
+    charge(conns, conns->now.boot_ns - before_ns);
 }
 
-/* Will be read and decided for, this turn or next. */
+/* The first one in its share: what passed before was not its time. */
+static void start_share(struct conn *conn)
+{
+    struct conns *conns = conn->conns;
+
+    if (conns->share_from_ns)
+        return;
+    conns->share_from_ns = conns->now.boot_ns;
+    conns->charged = conn->behind ? -1 : 1;
+}
+
+/* Of a connection that is ready, or behind. */
+static uint64_t share_ns(const struct conn *conn)
+{
+    const uint64_t least_ns = conn->behind ? SHARE_BEHIND_NS_MIN : SHARE_NS_MIN;
+    const uint64_t part_ns = HALF_TURN_NS / (conn->behind ? conn->conns->behind_count : conn->conns->ready_count);
+
+    return part_ns < least_ns ? least_ns : part_ns > SHARE_NS_MAX ? SHARE_NS_MAX : part_ns;
+}
+
+static uint32_t *count_of(const struct conn *conn)
+{
+    return conn->behind ? &conn->conns->behind_count : &conn->conns->ready_count;
+}
+
+/* Will be read and decided for, this turn or next. It keeps its place in conns->waiting if it has one. */
 static void mark_ready(struct conn *conn, struct link *list)
 {
     if (link_is_listed(&conn->ready))
         return;
-    conn->since_ms = conn->conns->looked_ms;
     link_append(list, &conn->ready);
+    ++*count_of(conn);
+    if (!link_is_listed(&conn->waiting)) {
+        conn->since_ms = conn->conns->looked_ms;
+        link_append(&conn->conns->waiting, &conn->waiting);
+    }
+}
+
+static void unmark_ready(struct conn *conn)
+{
+    if (!link_is_listed(&conn->ready))
+        return;
+    link_remove(&conn->ready);
+    --*count_of(conn);
+}
+
+/* It has nothing, or may have nothing, that is to be read. */
+static void wait_no_more(struct conn *conn)
+{
+    unmark_ready(conn);
+    link_remove(&conn->waiting);
 }
 
 static void set_in_capacity(struct conn *conn, uint32_t capacity)
@@ -391,23 +455,27 @@ static uint32_t decide_frames(struct conn *conn, uint8_t *data, uint32_t size)
     struct frames frames = {.next = FRAME_WHOLE};
     uint32_t at = 0;
     unsigned decided = 0;
+    bool over = false;
 
-    while (frames.next == FRAME_WHOLE && can_decide(conn)) {
+    while (!over && frames.next == FRAME_WHOLE && can_decide(conn)) {
         cut_frames(conn, data, size, at, &frames);
         service_read(service, frames.messages, frames.count);
-        for (decided = 0; decided < frames.count && can_decide(conn); decided++) {
+        for (decided = 0; decided < frames.count && !over && can_decide(conn); decided++) {
             at = frames.end[decided];
             decide_frame(conn, &frames, decided);
+            if (!service_is_brief(service, decided)) {
+                read_clock(conn->conns);
+                over = share_is_over(conn->conns);
+            }
         }
         service_read_end(service);
         if (frames.next != FRAME_WHOLE)
             break;
         read_clock(conn->conns);
-        if (share_is_over(conn->conns))
-            break;
+        over |= share_is_over(conn->conns);
     }
     conn->more = conn->state == CONN_READING && at < size && (decided < frames.count || frames.next != FRAME_PARTIAL);
-    if (frames.next != FRAME_WHOLE && frames.next != FRAME_PARTIAL && can_decide(conn))
+    if (frames.next != FRAME_WHOLE && frames.next != FRAME_PARTIAL && decided == frames.count && can_decide(conn))
         refuse_frame(conn, frames.next == FRAME_BAD_FLAG ? "frame: its flag byte is not 0"
                                                          : "frame: longer than max_frame_bytes, as Hello tells it");
     return at;
@@ -479,11 +547,10 @@ static void keep_rest(struct conn *conn, const uint8_t *data, uint32_t size, uin
 static void go_on_later(struct conn *conn)
 {
     struct conns *conns = conn->conns;
-    const uint64_t since_ms = conn->since_ms;
 
+    if (conns->now.boot_ms - conn->since_ms >= SHARE_LAG_MS_MAX)
+        link_remove(&conn->waiting);
     mark_ready(conn, &conns->later);
-    if (conns->now.boot_ms - since_ms < SHARE_LAG_MS_MAX)
-        conn->since_ms = since_ms;
 }
 
 /* After deciding: goes on reading, now or later, waits until it can, or has come to the end. */
@@ -491,12 +558,13 @@ static void settle(struct conn *conn)
 {
     if (conn->state != CONN_READING)
         return;
+    conn->behind = conn->more || conn->unread;
     if (!may_decide(conn)) {
         stop_reading(conn);
     } else if (conn->eof && !conn->more) {
         end_input(conn, CONN_ENDED);
     } else {
-        if (conn->more || conn->unread)
+        if (conn->behind)
             go_on_later(conn);
         else if (conn->in_size && !deadline_is_set(&conn->deadline))
             set_deadline(conn, FRAME_MS_MAX);
@@ -548,6 +616,7 @@ static void read_once(struct conn *conn)
     conn->eof = size == 0;
     conn->unread = (uint32_t)size == room;
     read_clock(conn->conns);
+    start_share(conn);
     conn->read_ms = conn->conns->now.boot_ms;
     const uint32_t total = (shared ? 0 : conn->in_size) + (uint32_t)size;
     uint8_t *start = shared ? data : conn->in;
@@ -615,7 +684,7 @@ static void conn_close(struct conn *conn)
     struct conns *conns = conn->conns;
 
     link_remove(&conn->dirty);
-    link_remove(&conn->ready);
+    wait_no_more(conn);
     ev_io_stop(conns->loop, &conn->readable);
     ev_io_stop(conns->loop, &conn->writable);
     clear_deadline(conn);
@@ -652,7 +721,7 @@ static void linger(struct conn *conn)
 static void resume_later(struct conn *conn)
 {
     if (conn->state == CONN_READING && !ev_is_active(&conn->readable) && may_decide(conn))
-        mark_ready(conn, &conn->conns->ready);
+        mark_ready(conn, conn->behind ? &conn->conns->behind : &conn->conns->ready);
 }
 
 static void flush_one(struct conn *conn)
@@ -741,20 +810,16 @@ void conns_begin_turn(struct conns *conns, uint64_t looked_ms)
     else
         conns->looked_ms = looked_ms;
     conns->events = 0;
-    links_append(&conns->ready, &conns->later);
+    links_append(&conns->behind, &conns->later);
 }
 
-/* Gives a connection its share. */
-static void visit(struct conn *conn)
+static void read_and_decide(struct conn *conn)
 {
     struct conns *conns = conn->conns;
 
-    link_remove(&conn->ready);
-    conns->share_ms = 0;
-    if (conn->state != CONN_READING)
-        return;
     if (conn->more) {
         read_clock(conns);
+        start_share(conn);
         keep_rest(conn, conn->in, conn->in_size, decide_frames(conn, conn->in, conn->in_size));
     }
     for (int i = 0; i < READS_A_TURN && conn->unread && !conn->more && can_decide(conn); i++) {
@@ -765,39 +830,61 @@ static void visit(struct conn *conn)
     settle(conn);
 }
 
+/* Gives a connection its share. */
+static void visit(struct conn *conn)
+{
+    struct conns *conns = conn->conns;
+
+    conns->share_from_ns = 0;
+    conns->share_ns = share_ns(conn);
+    unmark_ready(conn);
+    if (conn->state == CONN_READING)
+        read_and_decide(conn);
+    if (!link_is_listed(&conn->ready))
+        wait_no_more(conn);
+}
+
+/* Whose turn it is to be read; NULL: nobody's. */
+static struct conn *next_to_read(const struct conns *conns)
+{
+    struct link *ready = links_first(&conns->ready), *behind = links_first(&conns->behind);
+
+    if (!ready || (behind && conns->owed_ns >= HALF_TURN_NS))
+        ready = behind;
+    return ready ? conn_of_ready(ready) : NULL;
+}
+
 void conns_read(struct conns *conns)
 {
-    struct link *first;
+    struct conn *next;
 
+    conns->charged = 0;
     /* One at least, whatever else the turn had to do. */
-    while (!conns->paused && (first = links_first(&conns->ready))) {
-        visit(conn_of_ready(first));
+    while (!conns->paused && (next = next_to_read(conns))) {
+        visit(next);
         if (turn_is_over(conns))
             break;
     }
+    if (conns->charged && next_to_read(conns))
+        read_clock(conns); /* what the last one took is charged, too */
+    conns->charged = 0;
 }
 
 bool conns_can_read(const struct conns *conns)
 {
-    return !conns->paused && links_first(&conns->ready) && !turn_is_over(conns);
-}
-
-static uint64_t least_since(const struct link *list, uint64_t least_ms)
-{
-    for (struct link *link = links_first(list); link && link != list; link = link->next)
-        if (conn_of_ready(link)->since_ms < least_ms)
-            least_ms = conn_of_ready(link)->since_ms;
-    return least_ms;
+    return !conns->paused && next_to_read(conns) && !turn_is_over(conns);
 }
 
 uint64_t conns_seen_ms(struct conns *conns)
 {
+    struct link *first = links_first(&conns->waiting);
     uint64_t seen_ms = conns->looked_ms;
 
     if (conns->events > conns->events_max)
         seen_ms = conns->seen_ms;
-    conns->seen_ms = least_since(&conns->later, least_since(&conns->ready, seen_ms));
-    return conns->seen_ms;
+    if (first && conn_of_waiting(first)->since_ms < seen_ms)
+        seen_ms = conn_of_waiting(first)->since_ms;
+    return conns->seen_ms = seen_ms;
 }
 
 static void end_frames(struct conns *conns)
@@ -833,7 +920,7 @@ uint64_t conns_next_ms(const struct conns *conns)
     const struct deadline *frame = deadlines_first(&conns->deadlines), *stuck = deadlines_first(&conns->stuck);
     uint64_t at_ms = frame ? frame->at_ms : UINT64_MAX;
 
-    if (!conns->paused && (links_first(&conns->ready) || links_first(&conns->later)))
+    if (!conns->paused && links_first(&conns->waiting))
         return conns->now.boot_ms;
     if (stuck && stuck->at_ms < at_ms)
         at_ms = stuck->at_ms;
@@ -874,7 +961,7 @@ void conns_drain(struct conns *conns)
     for (struct conn *conn = conns->first; conn; conn = conn->next)
         if (conn->state == CONN_READING) {
             stop_reading(conn);
-            link_remove(&conn->ready);
+            wait_no_more(conn);
         }
     mark_all(conns);
 }
@@ -884,8 +971,10 @@ void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock)
     *conns = (struct conns){.loop = loop, .clock = clock};
     links_open(&conns->dirty);
     links_open(&conns->ready);
+    links_open(&conns->behind);
     links_open(&conns->later);
     links_open(&conns->fresh);
+    links_open(&conns->waiting);
     conns->events_max = EVENTS_SURE;
     conns->scratch = mem_alloc(SCRATCH_BYTES);
 }

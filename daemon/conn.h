@@ -33,8 +33,12 @@ struct conns {
     uint64_t closed;            /* so far */
     struct link dirty;          /* to be looked at before the loop waits */
     struct link ready;          /* have something to read or to decide; who has waited for the longest comes first */
+    struct link behind;         /* likewise, and their last share was too short for what they sent: ready goes first */
     struct link later;          /* likewise, and have had their share of this turn */
     struct link fresh;          /* likewise, and the last wait found them */
+    struct link waiting;        /* all of those four lists; what has waited for the longest comes first */
+    uint32_t ready_count;       /* on ready and fresh */
+    uint32_t behind_count;      /* on behind and later */
     struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
     struct deadlines stuck;     /* likewise: answers that must move */
     uint64_t stalled_ms;
@@ -49,12 +53,15 @@ struct conns {
     bool draining;    /* nothing more is read */
     uint8_t *scratch; /* where reads go that a frame boundary ends */
     struct clock *clock;
-    struct now now;     /* of the last read in this turn, or of the turn */
-    uint64_t turn_ms;   /* boot time at which the turn began, */
-    uint64_t share_ms;  /* and the share of the connection that is read; 0: not yet */
-    uint64_t looked_ms; /* what conns_begin_turn was told */
-    uint64_t seen_ms;   /* what conns_seen_ms said */
-    uint32_t events;    /* connections that the last wait found readable, and the most that one wait found */
+    struct now now;         /* of the last read in this turn, or of the turn */
+    uint64_t turn_ms;       /* boot time at which the turn began, */
+    uint64_t share_from_ns; /* and the share of the connection that is read; 0: not yet */
+    uint64_t share_ns;      /* how long it is */
+    uint64_t owed_ns;       /* what those on ready had more than those on behind, while both waited */
+    int charged;            /* whose the time is that passes: 1: ready's, -1: behind's, 0: nobody's */
+    uint64_t looked_ms;     /* what conns_begin_turn was told */
+    uint64_t seen_ms;       /* what conns_seen_ms said */
+    uint32_t events;        /* connections that the last wait found readable, and the most that one wait found */
     uint32_t events_max;
 };
 
@@ -71,7 +78,8 @@ void conns_flush(struct conns *conns);
  * showed all that was there by then. */
 void conns_begin_turn(struct conns *conns, uint64_t looked_ms);
 /* Reads and decides for connections that have something, until each had its share or the turn's time is over: then the
- * service has to turn, and the rest goes on in the next turn. */
+ * service has to turn, and the rest goes on in the next turn. Whoever is quiet, or was done when it was read last, goes
+ * before those that always have more to be read; but these get half of the time, if they need it. */
 void conns_read(struct conns *conns);
 /* Is there somebody for conns_read, and time for it in this turn? */
 bool conns_can_read(const struct conns *conns);

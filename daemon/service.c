@@ -399,6 +399,11 @@ void service_read(struct service *service, const struct service_message *message
     engine_expect(service->engine, calls, call_count);
 }
 
+bool service_is_brief(const struct service *service, unsigned number)
+{
+    return service->read[number].is_call;
+}
+
 void service_read_end(struct service *service)
 {
     arena_rewind(service->arena, 0);

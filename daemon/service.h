@@ -72,6 +72,9 @@ void service_read(struct service *service, const struct service_message *message
 /* Decides the message of that number of those that were read. read_ms: boot time at which it was read from the socket.
  * False: it was no Request; the answer that says so was sent, and the connection is to be closed after it. */
 bool service_decide(struct session *session, unsigned number, uint64_t read_ms, const struct now *now);
+/* Is that message a call about one operation, as most are? Those are decided in microseconds. Any other may take far
+ * longer: List, Stats, and what has to be unpacked. */
+bool service_is_brief(const struct service *service, unsigned number);
 /* No more of those that were read will be decided; their data may go. */
 void service_read_end(struct service *service);
 /* The largest message it takes, which a frame may announce. */

@@ -16,7 +16,7 @@
 
 enum {
     PEERS_MAX = 128,
-    TURN_MS = 20,       /* as conn.c has it */
+    TURN_MS = 10,       /* as conn.c has it */
     READ_TOGETHER = 16, /* a turn is over when these are decided */
     LAG_MS = 1000,
 };
@@ -36,6 +36,7 @@ static struct {
     unsigned peer_count;
     uint64_t now_ms, cost_ms;
     bool keep_open; /* calls are not answered */
+    bool slow_calls;
 } world;
 
 /* ---- Instead of the clock and the service ---------------------------------------------- */
@@ -44,7 +45,7 @@ struct now __wrap_clock_now(struct clock *clock);
 struct now __wrap_clock_now(struct clock *clock)
 {
     (void)clock;
-    return (struct now){.boot_ms = world.now_ms};
+    return (struct now){.boot_ms = world.now_ms, .boot_ns = world.now_ms * 1000000};
 }
 
 static struct peer *peer_of(const struct session *session)
@@ -77,6 +78,12 @@ void service_session_close(struct session *session, const struct now *now)
 void service_read(struct service *service, const struct service_message *messages, unsigned count)
 {
     (void)service, (void)messages, (void)count;
+}
+
+bool service_is_brief(const struct service *service, unsigned number)
+{
+    (void)service, (void)number;
+    return !world.slow_calls;
 }
 
 void service_read_end(struct service *service)
@@ -171,12 +178,12 @@ static uint64_t turn(uint64_t looked_ms)
 {
     const uint64_t began_ms = world.now_ms;
 
-    world.conns.now.boot_ms = world.now_ms;
+    world.conns.now = __wrap_clock_now(NULL);
     conns_begin_turn(&world.conns, looked_ms);
     ev_run(world.loop, EVRUN_NOWAIT);
     conns_ready(&world.conns);
     conns_read(&world.conns);
-    world.conns.now.boot_ms = world.now_ms;
+    world.conns.now = __wrap_clock_now(NULL);
     return world.now_ms - began_ms;
 }
 
@@ -249,12 +256,95 @@ static void a_busy_peer_has_its_share(void **state)
 
     (void)state;
     send_frames(busy, 1000);
+    turn(1000);
     for (unsigned i = 1; i <= 20; i++) {
+        assert_int_equal(busy->decided, i * READ_TOGETHER);
         send_frames(other, 1);
         turn(1000 + i);
         conns_flush(&world.conns);
         assert_int_equal(other->decided, i);
-        assert_int_equal(busy->decided, i * READ_TOGETHER);
+    }
+}
+
+static void who_is_quiet_waits_for_no_crowd(void **state)
+{
+    enum { CROWD = 50, TURNS = 400 };
+    struct peer *quiet = add_peer();
+    unsigned before[CROWD + 1], least = UINT32_MAX, most = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < CROWD; i++)
+        send_frames(add_peer(), 300);
+    /* All of the crowd have been read once after this. */
+    for (unsigned i = 0; i < 2 * CROWD; i++) {
+        turn(1000);
+        conns_flush(&world.conns);
+    }
+    for (unsigned i = 1; i <= CROWD; i++)
+        before[i] = world.peers[i].decided;
+    for (unsigned i = 1; i <= TURNS; i++) {
+        struct peer *newcomer = i % 8 ? NULL : add_peer();
+
+        send_frames(quiet, 1);
+        if (newcomer)
+            send_frames(newcomer, 1);
+        turn(1000 + i);
+        /* Leases wait for what the crowd sent before. */
+        assert_true(conns_seen_ms(&world.conns) < 1000 + i);
+        conns_flush(&world.conns);
+        assert_int_equal(quiet->decided, i);
+        assert_true(!newcomer || newcomer->decided == 1);
+        if (decided_of_all() > CROWD * 200)
+            break;
+    }
+    /* Nor does one of the crowd wait for more than all others. */
+    for (unsigned i = 1; i <= CROWD; i++) {
+        const unsigned decided = world.peers[i].decided - before[i];
+        least = decided < least ? decided : least;
+        most = decided > most ? decided : most;
+    }
+    assert_true(most > 0 && most - least <= READ_TOGETHER);
+}
+
+static void those_who_are_behind_get_half(void **state)
+{
+    enum { QUIET = 60, BUSY = 8, TURNS = 200 };
+    unsigned sent[QUIET] = {0}, quiet = 0, busy = 0;
+
+    (void)state;
+    world.slow_calls = true; /* a share ends between any two calls */
+    for (unsigned i = 0; i < QUIET; i++)
+        add_peer();
+    for (unsigned i = 0; i < BUSY; i++)
+        send_frames(add_peer(), 1000);
+    for (unsigned now = 0; now < TURNS; now++) {
+        for (unsigned i = 0; i < QUIET; i++)
+            if (sent[i] == world.peers[i].decided) {
+                send_frames(&world.peers[i], 1);
+                sent[i]++;
+            }
+        turn(1000);
+        conns_flush(&world.conns);
+    }
+    for (unsigned i = 0; i < world.peer_count; i++)
+        *(i < QUIET ? &quiet : &busy) += world.peers[i].decided;
+    assert_in_range(busy, quiet * 9 / 10, quiet * 11 / 10);
+}
+
+static void calls_that_take_long_count_one_by_one(void **state)
+{
+    struct peer *busy = add_peer(), *other = add_peer();
+
+    (void)state;
+    world.slow_calls = true;
+    world.cost_ms = 2;
+    send_frames(busy, 100);
+    for (unsigned i = 1; i <= 20; i++) {
+        send_frames(other, 1);
+        turn(1000 + i);
+        conns_flush(&world.conns);
+        assert_int_equal(busy->decided, i);
+        assert_int_equal(other->decided, i);
     }
 }
 
@@ -365,6 +455,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_turn_ends_and_the_next_goes_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nobody_waits_for_more_than_all_others, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_busy_peer_has_its_share, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(who_is_quiet_waits_for_no_crowd, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(those_who_are_behind_get_half, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(calls_that_take_long_count_one_by_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(many_shares_hold_leases_up_for_a_second, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_connection_that_ends_is_on_no_list, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_came_before_the_end_is_decided, set_up, tear_down),
