@@ -192,9 +192,9 @@ static void check_batches(struct check *check, const struct log *log, uint64_t n
     mem_free(batches);
 }
 
-static int open_to_read(const char *path, int *file)
+static int open_to_read(int folder, const char *name, int *file)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    const int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 
     if (fd < 0)
         return errno;
@@ -215,12 +215,13 @@ static int say_error(struct check *check, const struct store_error *error)
 }
 
 /* What the log has and the tables have not is read too. Returns 0, or the exit code where it cannot be opened. */
-static int check_log(struct check *check, const char *path, const struct store_facts *facts,
+static int check_log(struct check *check, const char *path, int folder, const struct store_facts *facts,
                      const struct tables_state *state)
 {
     struct disk disk = disk_system;
     const struct log_options options = {.disk = &disk,
                                         .directory = path,
+                                        .folder = folder,
                                         .secret = facts->secret,
                                         .applied = state->next_number - 1,
                                         .segment = state->log_segment,
@@ -244,7 +245,7 @@ static void check_tables(struct check *check)
 }
 
 /* The child's part. */
-static int check_store(const char *path, FILE *out)
+static int check_store(const char *path, int folder, FILE *out)
 {
     struct check check = {.out = out};
     struct store_facts facts;
@@ -262,7 +263,7 @@ static int check_store(const char *path, FILE *out)
         tables_close(&check.tables);
         return 71;
     }
-    int exit_code = check_log(&check, path, &facts, &state);
+    int exit_code = check_log(&check, path, folder, &facts, &state);
     check_tables(&check);
     mdb_txn_abort(check.txn);
     tables_close(&check.tables);
@@ -316,7 +317,7 @@ int check_data(const char *directory_path, FILE *out)
     fflush(out);
     const pid_t child = fork();
     if (child == 0) {
-        const int exit_code = check_store(path, out);
+        const int exit_code = check_store(path, directory.store_fd, out);
         _exit(fflush(out) == 0 ? exit_code : 74);
     }
     if (child < 0)

@@ -165,8 +165,11 @@ bool directory_open_data(struct directory *directory, enum directory_use use, st
     char path[4096 + 16];
 
     snprintf(path, sizeof path, "%s/store/data.mdb", directory->path);
+    directory->store_fd = openat(directory->fd, "store", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory->store_fd < 0)
+        return fail_errno(error, path, "cannot be opened");
     directory->data_fd =
-        openat(directory->fd, "store/data.mdb", (use == DIRECTORY_HOLD ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+        openat(directory->store_fd, "data.mdb", (use == DIRECTORY_HOLD ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     /* LMDB would make a new file where there is none or an empty one, and every key would be absent. */
     if (directory->data_fd < 0 && errno == ENOENT)
         return fail(error, 65, path, "is missing, and with it all that was stored: put a copy back");
@@ -199,7 +202,7 @@ bool directory_open(struct directory *directory, const char *path, enum director
 
 void directory_close(struct directory *directory)
 {
-    const int files[] = {directory->data_fd, directory->lock_fd, directory->fd};
+    const int files[] = {directory->data_fd, directory->store_fd, directory->lock_fd, directory->fd};
 
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         if (files[i] >= 0)

@@ -9,15 +9,16 @@
 struct directory {
     char path[4000]; /* of the directory */
     /* Each is open and locked, or -1. */
-    int fd;      /* the directory itself: it stays, whatever is done to the files in it */
-    int lock_fd; /* DIR/lock: where an older idemd looks */
-    int data_fd; /* the tables' file: it is held also where it has another name, in another directory */
+    int fd;       /* the directory itself: it stays, whatever is done to the files in it */
+    int lock_fd;  /* DIR/lock: where an older idemd looks */
+    int store_fd; /* DIR/store, once there is one: its files are made here, whoever has the path by then */
+    int data_fd;  /* the tables' file: it is held also where it has another name, in another directory */
 };
 
 /* One that is not open. */
 static inline struct directory directory_none(void)
 {
-    return (struct directory){.fd = -1, .lock_fd = -1, .data_fd = -1};
+    return (struct directory){.fd = -1, .lock_fd = -1, .store_fd = -1, .data_fd = -1};
 }
 
 enum directory_use {

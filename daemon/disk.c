@@ -5,8 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -15,23 +15,26 @@
 
 enum { ZEROS_BYTES = 1024 * 1024 };
 
-static int open_direct(const char *path, int flags)
+/* A file with a second name may be part of another store too. So each one that is open is locked. */
+static int open_direct(int folder, const char *name, int flags, int *file)
 {
-    const int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
-
-    if (fd >= 0)
-        fcntl(fd, F_SETFL, O_DIRECT); /* as good as it goes */
-    return fd;
-}
-
-static int on_open(const char *path, int *file)
-{
-    const int fd = open_direct(path, 0);
+    const int fd = openat(folder, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
 
     if (fd < 0)
         return errno;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        const int code = errno;
+        close(fd);
+        return code;
+    }
+    fcntl(fd, F_SETFL, O_DIRECT); /* as good as it goes */
     *file = fd;
     return 0;
+}
+
+static int on_open(int folder, const char *name, int *file)
+{
+    return open_direct(folder, name, 0, file);
 }
 
 static int write_zeros(int fd, uint64_t bytes)
@@ -52,43 +55,29 @@ static int write_zeros(int fd, uint64_t bytes)
     return code;
 }
 
-/* The name of a file is on the disk when its directory is. */
-static int flush_name(const char *path)
+static int on_make(int folder, const char *name, uint64_t bytes, int *file)
 {
-    char *copy = mem_string(path);
-    const int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int code = fd < 0 ? errno : 0;
+    int code, fd;
 
-    mem_free(copy);
-    if (fd < 0)
-        return code;
-    if (fsync(fd) != 0)
-        code = errno;
-    close(fd);
-    return code;
-}
-
-static int on_make(const char *path, uint64_t bytes, int *file)
-{
-    const int fd = open_direct(path, O_CREAT | O_TRUNC);
-    int code;
-
-    if (fd < 0)
+    if (unlinkat(folder, name, 0) != 0 && errno != ENOENT)
         return errno;
+    if ((code = open_direct(folder, name, O_CREAT | O_EXCL, &fd)) != 0)
+        return code;
     /* Asked for first, so that a full disk says so before a second's worth of writing. */
     code = posix_fallocate(fd, 0, (off_t)bytes);
     if (code == 0 || code == EOPNOTSUPP || code == EINVAL)
         code = write_zeros(fd, bytes);
     if (code == 0 && fsync(fd) != 0)
         code = errno;
-    if (code == 0)
-        code = flush_name(path);
+    /* The name of a file is on the disk when its directory is. */
+    if (code == 0 && fsync(folder) != 0)
+        code = errno;
     if (code == 0) {
         *file = fd;
         return 0;
     }
     close(fd);
-    unlink(path);
+    unlinkat(folder, name, 0);
     return code;
 }
 

@@ -14,11 +14,14 @@
 enum { DISK_ALIGN_BYTES = 4096 };
 
 struct disk {
-    /* Opens a file that is there. ENOENT: it is not. */
-    int (*open)(const char *path, int *file);
+    /* Opens a file that is there, in a directory that the caller holds open: whatever becomes of the directory's path,
+     * it is the same one. The file is the caller's alone until it is closed. ENOENT: it is not there. EWOULDBLOCK:
+     * somebody else has it open, under this name or another. */
+    int (*open)(int folder, const char *name, int *file);
     /* Makes a file of so many zero bytes, each of them written, so that a later write changes no metadata; file and
-     * name are flushed. One of that name is replaced. On failure nothing is left. */
-    int (*make)(const char *path, uint64_t bytes, int *file);
+     * name are flushed. It is the caller's alone, as above. A file of that name loses the name and keeps what it holds:
+     * it may have another name, and belong to somebody else. On failure nothing is left. */
+    int (*make)(int folder, const char *name, uint64_t bytes, int *file);
     int (*size)(int file, uint64_t *bytes);
     /* Reads so many bytes; what lies behind the file's end reads as zeros. */
     int (*read)(int file, uint64_t offset, void *data, size_t bytes);

@@ -36,6 +36,7 @@ struct found {
 struct log {
     const struct disk *disk;
     char directory[4096];
+    int folder;
     uint8_t secret[RECORD_SECRET_BYTES];
     uint64_t change_bytes_max;
     pthread_mutex_t mutex; /* of what follows, but for found */
@@ -58,6 +59,14 @@ struct log {
 static void slot_path(const char *directory, uint32_t slot, char path[LOG_PATH_BYTES])
 {
     snprintf(path, LOG_PATH_BYTES, "%s/log.%u", directory, slot);
+}
+
+enum { NAME_BYTES = 16 };
+
+/* Within the log's directory. */
+static void slot_name(uint32_t slot, char name[NAME_BYTES])
+{
+    snprintf(name, NAME_BYTES, "log.%u", slot);
 }
 
 /* The largest batch that has room in an empty slot of so many bytes. */
@@ -88,11 +97,14 @@ static int write_head(const struct disk *disk, int file, uint32_t slot, uint64_t
 }
 
 /* Makes a slot of which nobody knows yet. What an attempt that was cut off has left of it is replaced. */
-static int make_slot(const struct disk *disk, const char *path, uint32_t slot, uint64_t bytes, const uint8_t *secret,
+static int make_slot(const struct disk *disk, int folder, uint32_t slot, uint64_t bytes, const uint8_t *secret,
                      int *file)
 {
-    int made, code = disk->make(path, bytes, &made);
+    char name[NAME_BYTES];
+    int made, code;
 
+    slot_name(slot, name);
+    code = disk->make(folder, name, bytes, &made);
     if (code != 0)
         return code;
     if ((code = write_head(disk, made, slot, bytes, secret)) != 0) {
@@ -114,11 +126,14 @@ static bool fail(struct store_error *error, int exit_code, const char *what, con
 
 static bool fail_errno(struct store_error *error, const char *what, const char *path, int code)
 {
-    const int exit_code = code == EACCES || code == EPERM                      ? 77
+    const int exit_code = code == EWOULDBLOCK                                  ? 75
+                          : code == EACCES || code == EPERM                    ? 77
                           : code == EMFILE || code == ENFILE || code == ENOMEM ? 71
                                                                                : 74;
 
-    return fail(error, exit_code, what, path, strerror(code));
+    return fail(error, exit_code, what, path,
+                code == EWOULDBLOCK ? "another daemon has it open: it is a part of two stores (a hard link)"
+                                    : strerror(code));
 }
 
 static void keep_found(struct log *log, const uint8_t *data, const struct batch_header *header, uint32_t slot,
@@ -238,11 +253,12 @@ static void close_slot(struct log *log, uint32_t slot)
 /* Reads every file that is there: the tables may be one commit behind, and not know of a slot that has batches. */
 static bool read_slots(struct log *log, const struct log_options *options, struct store_error *error)
 {
-    char path[LOG_PATH_BYTES];
+    char path[LOG_PATH_BYTES], name[NAME_BYTES];
 
     for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
         slot_path(log->directory, slot, path);
-        const int code = log->disk->open(path, &log->slots[slot].file);
+        slot_name(slot, name);
+        const int code = log->disk->open(log->folder, name, &log->slots[slot].file);
         if (code != 0)
             log->slots[slot].file = -1;
         if (code != 0 && code != ENOENT)
@@ -340,13 +356,11 @@ static void drop_found(struct log *log)
     log->found_count = log->found_capacity = 0;
 }
 
-int log_make(const struct disk *disk, const char *directory, const uint8_t *secret, uint64_t change_bytes_max)
+int log_make(const struct disk *disk, int folder, const uint8_t *secret, uint64_t change_bytes_max)
 {
-    char path[LOG_PATH_BYTES];
     int file, code;
 
-    slot_path(directory, 0, path);
-    if ((code = make_slot(disk, path, 0, slot_bytes(0, change_bytes_max), secret, &file)) == 0)
+    if ((code = make_slot(disk, folder, 0, slot_bytes(0, change_bytes_max), secret, &file)) == 0)
         disk->close(file);
     return code;
 }
@@ -358,6 +372,7 @@ struct log *log_open(const struct log_options *options, struct store_error *erro
     assert(strlen(options->directory) < sizeof log->directory);
     log->disk = options->disk;
     strcpy(log->directory, options->directory);
+    log->folder = options->folder;
     memcpy(log->secret, options->secret, sizeof log->secret);
     log->applied = options->applied;
     log->segment = options->segment;
@@ -427,12 +442,10 @@ static int mend_slot(struct log *log, uint32_t at)
 {
     const uint64_t bytes = slot_bytes(at, log->change_bytes_max);
     struct slot *slot = &log->slots[at];
-    char path[LOG_PATH_BYTES];
     int code;
 
-    slot_path(log->directory, at, path);
     if (slot->file < 0) {
-        code = make_slot(log->disk, path, at, bytes, log->secret, &slot->file);
+        code = make_slot(log->disk, log->folder, at, bytes, log->secret, &slot->file);
         slot->bytes = code == 0 ? bytes : 0;
     } else if ((code = fill_slot(log, at, bytes)) == 0) {
         code = write_head(log->disk, slot->file, at, bytes, log->secret);
@@ -589,13 +602,11 @@ bool log_wants_slot(struct log *log)
 int log_prepare(struct log *log)
 {
     const uint32_t slot = log->slot_count; /* only this thread adds one */
-    char path[LOG_PATH_BYTES];
 
     if (!log_wants_slot(log) || log->prepared.file >= 0)
         return 0;
-    slot_path(log->directory, slot, path);
     log->prepared = (struct slot){.file = -1, .bytes = slot_bytes(slot, log->change_bytes_max)};
-    return make_slot(log->disk, path, slot, log->prepared.bytes, log->secret, &log->prepared.file);
+    return make_slot(log->disk, log->folder, slot, log->prepared.bytes, log->secret, &log->prepared.file);
 }
 
 void log_add_slot(struct log *log)

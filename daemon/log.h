@@ -40,7 +40,8 @@ enum {
 
 struct log_options {
     const struct disk *disk;
-    const char *directory;     /* DIR/store */
+    const char *directory;     /* DIR/store, for what is said of it */
+    int folder;                /* the same, open for as long as the log is */
     const uint8_t *secret;     /* RECORD_SECRET_BYTES; copied */
     uint64_t applied;          /* number of the last change that the tables have */
     uint64_t segment;          /* the newest one that they know of */
@@ -49,8 +50,8 @@ struct log_options {
     bool accept_loss;          /* go on where changes are missing, with a line in the log of events for each gap */
 };
 
-/* Makes the first slot of a new store. Returns 0 or an errno. */
-int log_make(const struct disk *disk, const char *directory, const uint8_t *secret, uint64_t change_bytes_max);
+/* Makes the first slot of a new store, in an open directory. Returns 0 or an errno. */
+int log_make(const struct disk *disk, int folder, const uint8_t *secret, uint64_t change_bytes_max);
 
 /* Opens the slots and reads them. NULL: *error, 65 where something is lost. */
 struct log *log_open(const struct log_options *options, struct store_error *error);

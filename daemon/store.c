@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "daemon/ahead.h"
 #include "daemon/apply.h"
@@ -57,10 +58,12 @@ enum {
     INLINE_BYTES = 64 * 1024,
     INLINE_NS = 1000 * 1000, /* and the flush before took no longer: a slow disk must not hold up what needs none */
 };
-/* More than the log can hold, since each takes a byte at least; and 17 minutes of number_of_now. */
-#define UNKNOWN_NUMBERS (UINT64_C(1) << 30)
-#define TELL_NS         (60 * UINT64_C(1000000000)) /* so often it is logged at most that the disk has no room */
-#define MAP_BYTES_OVER  (16ull << 30)               /* the map is this much larger than twice the quota, and sparse */
+/* More than the log can hold, since each takes a byte at least; and 17 minutes of number_of_now. The most that is
+ * skipped is four and a half hours of it, so that numbers stay far below 2^53. */
+#define UNKNOWN_NUMBERS      (UINT64_C(1) << 30)
+#define UNKNOWN_NUMBERS_MOST (UINT64_C(1) << 34)
+#define TELL_NS              (60 * UINT64_C(1000000000)) /* so often it is logged at most that the disk has no room */
+#define MAP_BYTES_OVER       (16ull << 30) /* the map is this much larger than twice the quota, and sparse */
 
 /* A batch that is in the log and not in the tables. */
 struct unapplied {
@@ -284,9 +287,15 @@ static bool build(struct store *store, struct store_error *error)
     state = (struct tables_state){.next_number = number_of_now(facts.mark.wall_ms), .mark = facts.mark, .log_slots = 1};
     good = tables_create(&tables, &facts, &state, error);
     tables_close(&tables);
-    if (good && (code = log_make(disk_of(store), path, facts.secret, change_bytes_max(store))) != 0)
+    if (!good)
+        return false;
+    const int folder = openat(store->directory.fd, "store.new", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    code = folder < 0 ? errno : log_make(disk_of(store), folder, facts.secret, change_bytes_max(store));
+    if (folder >= 0)
+        close(folder);
+    if (code != 0)
         return fail(error, 74, "its log cannot be made", code);
-    return good && directory_end_build(&store->directory, error);
+    return directory_end_build(&store->directory, error);
 }
 
 /* Brings in batches [first, end) of what the log held, and the number of its slots. */
@@ -327,6 +336,7 @@ static bool open_log(struct store *store, const char *path, struct store_error *
 {
     const struct log_options options = {.disk = disk_of(store),
                                         .directory = path,
+                                        .folder = store->directory.store_fd,
                                         .secret = store->facts.secret,
                                         .applied = store->state.next_number - 1,
                                         .segment = store->state.log_segment,
@@ -360,18 +370,41 @@ static bool is_copy(const struct origin *before, const struct origin *here)
     return difference;
 }
 
+/* How many numbers are left out where it is not known how many were given out. By chance, so that two stores that go on
+ * from one backup do not give out the same. */
+static bool draw_skip(uint64_t next, uint64_t *skip, struct store_error *error)
+{
+    const uint64_t end = number_of_now(CLOCK_WRONG_FROM_MS);
+    uint64_t drawn;
+
+    if (getrandom(&drawn, sizeof drawn, 0) != sizeof drawn) {
+        *error = (struct store_error){.exit_code = 71, .message = "getrandom gives no random bytes"};
+        return false;
+    }
+    *skip = UNKNOWN_NUMBERS + drawn % (UNKNOWN_NUMBERS_MOST - UNKNOWN_NUMBERS);
+    if (next + *skip < end)
+        return true;
+    *error = (struct store_error){.exit_code = 65,
+                                  .message = "the store's numbers are so far ahead of the clock that none can be "
+                                             "left out: put another copy back"};
+    return false;
+}
+
 /* The number of this start's first change. What is not known here may have had numbers that somebody knows, and a fence
  * never comes back. */
-static uint64_t first_number(const struct store *store, bool copy)
+static bool first_number(const struct store *store, bool copy, uint64_t *first, struct store_error *error)
 {
-    const uint64_t next = store->state.next_number;
+    uint64_t next = store->state.next_number, skip = 0;
     struct clock_mark mark;
 
     clock_read_mark(&mark);
     const uint64_t now = number_of_now(mark.wall_ms);
     const bool unsure = log_lost(store->log) || (copy && next >= now);
-    const uint64_t first = unsure ? next + UNKNOWN_NUMBERS : next;
-    return first > now ? first : now;
+    if (unsure && !draw_skip(next, &skip, error))
+        return false;
+    next += skip;
+    *first = next > now ? next : now;
+    return true;
 }
 
 /* Where numbers go on, the log's next segment, and where the store lies, are stored before the first number is given
@@ -380,11 +413,13 @@ static uint64_t first_number(const struct store *store, bool copy)
 static bool settle(struct store *store, struct store_error *error)
 {
     struct origin before, here;
+    uint64_t first;
     int code = 0;
 
     origin_read(store->directory.data_fd, &here);
     const bool known = tables_read_origin(&store->tables, &before);
-    const uint64_t first = first_number(store, known && is_copy(&before, &here));
+    if (!first_number(store, known && is_copy(&before, &here), &first, error))
+        return false;
     if ((code = tables_read_past(&store->tables, &store->facts.past)) != 0)
         return fail(error, 65, "what it says of the clocks does not read", code);
     clock_past_note(&store->facts.past, store->facts.mark.retention_ms, store->facts.mark.wall_ms);

@@ -161,20 +161,23 @@ static int end(enum fate fate, int code)
 
 /* ---- The door ------------------------------------------------------------------------ */
 
-static int on_open(const char *path, int *file)
+static int on_open(int folder, const char *path, int *file)
 {
+    (void)folder;
     const enum fate fate = begin(SIM_OPEN);
     struct file *found = find_file(path);
 
-    if (fate == FINE && found) {
+    const bool held = found && found->opened;
+    if (fate == FINE && found && !held) {
         found->opened++;
         *file = (int)(found - sim.files);
     }
-    return end(fate, found ? 0 : ENOENT);
+    return end(fate, !found ? ENOENT : held ? EWOULDBLOCK : 0);
 }
 
-static int on_make(const char *path, uint64_t bytes, int *file)
+static int on_make(int folder, const char *path, uint64_t bytes, int *file)
 {
+    (void)folder;
     const enum fate fate = begin(SIM_MAKE);
     struct file *found = find_file(path);
 

@@ -2,6 +2,7 @@
 #include "daemon/disk.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -19,18 +20,17 @@
 #include "tests/model/sim_disk.h"
 #include "tests/unit/folder.h"
 
-static void assert_contract(const struct disk *disk, const char *folder)
+static void assert_contract(const struct disk *disk, int folder)
 {
     enum { ALIGN = DISK_ALIGN_BYTES, BYTES = 3 * 1024 * 1024 + ALIGN };
-    char path[128], elsewhere[160];
+    const char *const name = "log.0";
     uint8_t *data = mem_pages(BYTES), *read = mem_pages(BYTES);
     uint64_t bytes = 1;
     int file = -7, again = -7;
 
-    snprintf(path, sizeof path, "%s/log.0", folder);
-    assert_int_equal(disk->open(path, &file), ENOENT);
+    assert_int_equal(disk->open(folder, name, &file), ENOENT);
     assert_int_equal(file, -7);
-    assert_int_equal(disk->make(path, BYTES, &file), 0);
+    assert_int_equal(disk->make(folder, name, BYTES, &file), 0);
     assert_true(file >= 0);
     assert_int_equal(disk->size(file, &bytes), 0);
     assert_int_equal(bytes, BYTES);
@@ -57,7 +57,7 @@ static void assert_contract(const struct disk *disk, const char *folder)
     disk->close(file);
 
     /* What was there is replaced. */
-    assert_int_equal(disk->make(path, ALIGN, &file), 0);
+    assert_int_equal(disk->make(folder, name, ALIGN, &file), 0);
     assert_int_equal(disk->size(file, &bytes), 0);
     assert_int_equal(bytes, ALIGN);
     memset(read, 1, ALIGN);
@@ -66,18 +66,14 @@ static void assert_contract(const struct disk *disk, const char *folder)
         assert_int_equal(read[i], 0);
     disk->close(file);
 
-    assert_int_equal(disk->open(path, &file), 0);
+    assert_int_equal(disk->open(folder, name, &file), 0);
     assert_int_equal(disk->write(file, 4096, data, BYTES), 0);
-    assert_int_equal(disk->open(path, &again), 0);
-    assert_int_equal(disk->read(again, 4096, read, BYTES), 0);
+    assert_int_equal(disk->read(file, 4096, read, BYTES), 0);
     assert_memory_equal(read, data, BYTES);
-    disk->close(again);
+    assert_int_equal(disk->open(folder, name, &again), EWOULDBLOCK);
+    assert_int_equal(again, -7);
     disk->close(file);
 
-    if (disk == &disk_system) {
-        snprintf(elsewhere, sizeof elsewhere, "%s/none/log.0", folder);
-        assert_int_equal(disk->make(elsewhere, 1, &file), ENOENT);
-    }
     mem_free(data);
     mem_free(read);
 }
@@ -89,7 +85,8 @@ static void both(void **state)
 
     (void)state;
     test_folder(folder);
-    assert_contract(&disk_system, folder);
+    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_contract(&disk_system, fd);
     snprintf(path, sizeof path, "%s/log.0", folder);
     assert_int_equal(stat(path, &status), 0);
     assert_int_equal(status.st_mode & 0777, 0600);
@@ -97,13 +94,16 @@ static void both(void **state)
     /* Not through a link: what it points to is not ours. */
     int file;
     assert_int_equal(symlink("/tmp/idemd-nowhere", path), 0);
-    assert_int_equal(disk_system.open(path, &file), ELOOP);
-    assert_int_equal(disk_system.make(path, 1, &file), ELOOP);
+    assert_int_equal(disk_system.open(fd, "log.0", &file), ELOOP);
+    assert_int_equal(disk_system.make(fd, "log.0", DISK_ALIGN_BYTES, &file), 0);
+    assert_int_equal(access("/tmp/idemd-nowhere", F_OK), -1);
+    disk_system.close(file);
     unlink(path);
+    close(fd);
     assert_int_equal(rmdir(folder), 0); /* nothing else was left in it */
 
     sim_disk_reset(1);
-    assert_contract(&sim_disk, "x");
+    assert_contract(&sim_disk, -1);
     assert_int_equal(sim_disk_end(), 0);
 }
 
@@ -120,14 +120,15 @@ static void no_room(void **state)
     memset(data, 0, 2 * LIMIT);
     test_folder(folder);
     snprintf(path, sizeof path, "%s/log.0", folder);
+    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     signal(SIGXFSZ, SIG_IGN);
     getrlimit(RLIMIT_FSIZE, &before);
     low = before;
     low.rlim_cur = LIMIT;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
-    full = disk_system.make(path, 2 * LIMIT, &file);
+    full = disk_system.make(fd, "log.0", 2 * LIMIT, &file);
     const bool left = access(path, F_OK) == 0;
-    const int made = disk_system.make(path, LIMIT, &file);
+    const int made = disk_system.make(fd, "log.0", LIMIT, &file);
     const int written = disk_system.write(file, LIMIT / 2, data, LIMIT);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     signal(SIGXFSZ, SIG_DFL);
@@ -136,14 +137,51 @@ static void no_room(void **state)
     assert_int_equal(made, 0);
     assert_int_equal(written, EFBIG);
     disk_system.close(file);
+    close(fd);
     unlink(path);
     assert_int_equal(rmdir(folder), 0); /* nothing else was left in it */
     mem_free(data);
 }
 
+/* The directory was moved away, and its path is somebody else's by now. */
+static void somebody_elses_file(void **state)
+{
+    char folder[TEST_FOLDER_BYTES], old[96], path[128], other[128];
+    int file, fd;
+
+    (void)state;
+    test_folder(folder);
+    snprintf(path, sizeof path, "%s/store", folder);
+    snprintf(old, sizeof old, "%s/old", folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_int_equal(rename(path, old), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof path, "%s/store/log.1", folder);
+    FILE *theirs = fopen(path, "wx");
+    assert_int_equal(fwrite("theirs", 6, 1, theirs), 1);
+    fclose(theirs);
+    snprintf(other, sizeof other, "%s/old/log.1", folder);
+    for (int links = 0; links < 2; links++) {
+        struct stat status;
+        if (links) { /* and their file has a name in ours */
+            unlink(other);
+            assert_int_equal(link(path, other), 0);
+        }
+        assert_int_equal(disk_system.make(fd, "log.1", 8192, &file), 0);
+        assert_int_equal(stat(path, &status), 0);
+        assert_int_equal(status.st_size, 6);
+        assert_int_equal(stat(other, &status), 0);
+        assert_int_equal(status.st_size, 8192);
+        disk_system.close(file);
+    }
+    close(fd);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(both), cmocka_unit_test(no_room)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(both), cmocka_unit_test(no_room),
+                                       cmocka_unit_test(somebody_elses_file)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,7 +45,7 @@ static int set_up(void **state)
         world->secret[i] = (uint8_t)(i * 91 + 3);
     world->slots = 1;
     *state = world;
-    return log_make(&sim_disk, "dir", world->secret, 0);
+    return log_make(&sim_disk, -1, world->secret, 0);
 }
 
 static int tear_down(void **state)
@@ -221,7 +221,7 @@ static void the_disk(void **state)
         int file;
         uint64_t bytes;
         sim_disk_reset(seed);
-        assert_int_equal(sim_disk.make("x/f", 4 * BYTES, &file), 0);
+        assert_int_equal(sim_disk.make(-1, "x/f", 4 * BYTES, &file), 0);
         assert_int_equal(sim_disk.write(file, BYTES, old, BYTES), 0);
         sim_disk_cut_power(SIM_WRITE, 1);
         assert_int_equal(sim_disk.write(file, 2 * BYTES, new, BYTES), EIO);
@@ -247,10 +247,10 @@ static void the_disk(void **state)
     sim_disk_reset(7);
     sim_disk_fail(SIM_MAKE, 2, false, ENOSPC);
     int file;
-    assert_int_equal(sim_disk.make("a", 1, &file), 0);
+    assert_int_equal(sim_disk.make(-1, "a", 1, &file), 0);
     sim_disk.close(file);
-    assert_int_equal(sim_disk.make("b", 1, &file), ENOSPC);
-    assert_int_equal(sim_disk.open("b", &file), ENOENT);
+    assert_int_equal(sim_disk.make(-1, "b", 1, &file), ENOSPC);
+    assert_int_equal(sim_disk.open(-1, "b", &file), ENOENT);
     assert_int_equal(sim_disk_failed(), 1);
     mem_free(old);
     mem_free(new);
@@ -760,7 +760,7 @@ static void room_for_the_largest_change(void **state)
 
     /* A new log has it in its first slot. */
     sim_disk_drop("log.0");
-    assert_int_equal(log_make(&sim_disk, "dir", world->secret, 5 * MIB), 0);
+    assert_int_equal(log_make(&sim_disk, -1, world->secret, 5 * MIB), 0);
     assert_true(file_bytes("log.0") >= FIRST_AT + BATCH_HEADER_BYTES + 5 * MIB);
 }
 

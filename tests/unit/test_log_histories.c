@@ -82,7 +82,7 @@ static uint64_t newest(const struct world *world)
 
 static int make(const struct world *world)
 {
-    return log_make(&sim_disk, "dir", world->secret, world->change_bytes_max);
+    return log_make(&sim_disk, -1, world->secret, world->change_bytes_max);
 }
 
 /* The tables have what was found, and then the number of the segment that comes. */

@@ -2,6 +2,7 @@
 #include "daemon/store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -2219,8 +2220,10 @@ static void much_to_recover(void **state)
     store_close(world->store);
     world->store = NULL;
     snprintf(path, sizeof path, "%s/store", world->data);
+    const int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     const struct log_options options = {.disk = &disk_system,
                                         .directory = path,
+                                        .folder = folder,
                                         .secret = facts.secret,
                                         .applied = first - 1,
                                         .slots = 1,
@@ -2248,6 +2251,7 @@ static void much_to_recover(void **state)
         blob_release(batch.bytes);
     }
     log_close(log);
+    close(folder);
     for (unsigned i = 0; i < 6; i++) {
         const pid_t opener = fork();
         if (opener == 0) {

@@ -940,6 +940,54 @@ static void a_check_escapes_what_it_shows(void **state)
     assert_non_null(strstr(said, "key k\\x1b]0;x\\x07)"));
 }
 
+/* A slot that is a part of two stores, by a hard link, is used by one of them. */
+static void one_slot_one_daemon(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+    char other[128];
+
+    close_store(world);
+    snprintf(other, sizeof other, "%s/other", world->folder);
+    shell("cp -a %s %s && ln -f %s/store/log.0 %s/store/log.0", world->data, other, world->data, other);
+    reopen(world);
+    assert_null(try_open(world, other, &error));
+    assert_int_equal(error.exit_code, 75);
+    assert_non_null(strstr(error.message, "/other/store/log.0"));
+    close_store(world);
+    struct store *store = try_open(world, other, &error);
+    assert_non_null(store);
+    store_close(store);
+}
+
+/* Two restores of one backup, whose numbers are ahead of the clock, do not give out the same fences. */
+static void restores_do_not_meet(void **state)
+{
+    enum { RESTORES = 3 };
+    struct world *world = *state;
+    uint64_t first[RESTORES];
+    struct store_error error;
+    char path[160];
+
+    close_store(world);
+    wall_ms += UINT64_C(10) * 24 * 3600 * 1000;
+    reopen(world);
+    const uint64_t next = store_next_number(world->store);
+    close_store(world);
+    wall_ms -= UINT64_C(10) * 24 * 3600 * 1000;
+    for (int i = 0; i < RESTORES; i++) {
+        snprintf(path, sizeof path, "%s/restore%d", world->folder, i);
+        shell("cp -a %s %s", world->data, path);
+        struct store *store = try_open(world, path, &error);
+        assert_non_null(store);
+        first[i] = store_next_number(store);
+        assert_true(first[i] >= next + (UINT64_C(1) << 30) && first[i] <= next + (UINT64_C(1) << 34));
+        for (int before = 0; before < i; before++)
+            assert_true(first[before] != first[i]);
+        store_close(store);
+    }
+}
+
 int main(void)
 {
 #define START_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -950,6 +998,8 @@ int main(void)
         START_TEST(a_parent_that_cannot_be_opened),
         START_TEST(one_directory_one_daemon),
         START_TEST(one_file_one_daemon),
+        START_TEST(one_slot_one_daemon),
+        START_TEST(restores_do_not_meet),
         START_TEST(an_older_daemon_holds_it),
         START_TEST(a_mounted_file_system_is_no_stranger),
         START_TEST(numbers_follow_the_clock),
