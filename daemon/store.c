@@ -256,6 +256,17 @@ static bool fail(struct store_error *error, int exit_code, const char *what, int
     return false;
 }
 
+/* Something of the tables failed: by damage (65), or because the disk did (74). */
+static bool fail_tables(const struct store *store, struct store_error *error, const char *what, int code)
+{
+    const bool damaged = code == EBADMSG || code == MDB_CORRUPTED || code == MDB_PAGE_NOTFOUND || code == MDB_NOTFOUND;
+
+    error->exit_code = damaged ? 65 : 74;
+    snprintf(error->message, sizeof error->message, "%.250s/store/data.mdb: %s: %s", store->options.directory, what,
+             mdb_strerror(code));
+    return false;
+}
+
 /* Numbers follow the clock, a million a second, which is more than are given out: so those of a start are above all
  * that was given out before it, in this directory, in one that was here earlier, or in the one that this is a copy of.
  */
@@ -350,7 +361,7 @@ static bool open_log(struct store *store, const char *path, struct store_error *
     if (!store->log)
         return false;
     if ((code = recover(store)) != 0)
-        return fail(error, code == EBADMSG ? 65 : 74, "what its log holds cannot be brought into the tables", code);
+        return fail_tables(store, error, "what the log holds cannot be brought into it", code);
     if (store->state.next_number > next)
         log_event(LOG_INFO, "recovered", "changes", log_number(store->state.next_number - next), NULL);
     store->facts.mark = store->state.mark;
@@ -421,13 +432,13 @@ static bool settle(struct store *store, struct store_error *error)
     if (!first_number(store, known && is_copy(&before, &here), &first, error))
         return false;
     if ((code = tables_read_past(&store->tables, &store->facts.past)) != 0)
-        return fail(error, 65, "what it says of the clocks does not read", code);
+        return fail_tables(store, error, "what it says of the clocks does not read", code);
     clock_past_note(&store->facts.past, store->facts.mark.retention_ms, store->facts.mark.wall_ms);
     store->state.next_number = first;
     note_log(store);
     for (int i = 0; i < 2 && code == 0; i++)
         code = tables_put_start(&store->tables, &store->state, &here, &store->facts.past);
-    return code == 0 || fail(error, 74, "its state cannot be written", code);
+    return code == 0 || fail_tables(store, error, "its state cannot be written", code);
 }
 
 static bool check_clock(struct store_error *error)
@@ -463,6 +474,30 @@ static bool check_length(struct store *store, const char *path, struct store_err
     return true;
 }
 
+/* The tables are damaged where nobody can go on without them. Also called by LMDB, on any thread. */
+_Noreturn static void end_unread(const struct store *store, const char *reason)
+{
+    char folder[4096], path[4096 + 16];
+
+    directory_store_path(&store->directory, false, folder);
+    snprintf(path, sizeof path, "%s/data.mdb", folder);
+    log_event(LOG_ERROR, "storage_failed", "file", path, "reason", reason, "what",
+              "a page is damaged; idemd --check-data tells what still reads", NULL);
+    _exit(store->reader ? 74 : 65); /* at a start it is refused as damage */
+}
+
+static void on_lmdb_assert(MDB_env *env, const char *message)
+{
+    end_unread(mdb_env_get_userctx(env), message);
+}
+
+/* LMDB aborts on some of the damage that it meets, unless it is told what to do. */
+static void guard_tables(struct store *store)
+{
+    mdb_env_set_userctx(store->tables.env, store);
+    mdb_env_set_assert(store->tables.env, on_lmdb_assert);
+}
+
 static bool open_store(struct store *store, struct store_error *error)
 {
     char path[4096];
@@ -474,6 +509,7 @@ static bool open_store(struct store *store, struct store_error *error)
     if (!tables_open(&store->tables, path, map_bytes(store), false, error))
         return false;
     mapped_guard(&store->tables, path);
+    guard_tables(store);
     if (!check_length(store, path, error) || !tables_read_facts(&store->tables, &store->facts, &store->state, error) ||
         !open_log(store, path, error) || !settle(store, error))
         return false;
@@ -693,8 +729,10 @@ uint64_t store_records(struct store *store)
 
 bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
 {
+    mdb_env_set_assert(store->tables.env, NULL); /* loading has its own way with damage */
     const bool good = load_records(&store->tables, reader(store), store->options.accept_loss, visitor, error);
 
+    guard_tables(store);
     store_end_turn(store);
     return good;
 }
@@ -1030,7 +1068,9 @@ static uint64_t last_place(void *context, uint64_t seconds)
     uint64_t last;
     const int code = tables_last_place(renewed(store, store->finished), renewed(store, store->chunks), seconds, &last);
 
-    assert(code == 0);
+    /* Without it a place may be given out twice. */
+    if (code != 0)
+        end_unread(store, mdb_strerror(code));
     return last;
 }
 

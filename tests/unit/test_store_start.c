@@ -25,6 +25,7 @@
 #include "daemon/logging.h"
 #include "daemon/memory.h"
 #include "daemon/origin.h"
+#include "daemon/tables.h"
 #include "tests/unit/folder.h"
 
 /* ---- Calls that the tests watch or fail ----------------------------------------------------- */
@@ -128,6 +129,28 @@ static bool was_flushed(const char *path)
     for (int i = 0; i < flushed.count; i++)
         found |= flushed.inodes[i] == status.st_ino;
     return found;
+}
+
+/* What LMDB says of a page that is damaged, for a test. 0: it is not. */
+static int last_place_code, put_start_code;
+
+int __wrap_tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place);
+int __real_tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place);
+
+int __wrap_tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place)
+{
+    return last_place_code ? last_place_code : __real_tables_last_place(finished, chunks, seconds, place);
+}
+
+int __wrap_tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin,
+                            const struct clock_past *past);
+int __real_tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin,
+                            const struct clock_past *past);
+
+int __wrap_tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin,
+                            const struct clock_past *past)
+{
+    return put_start_code ? put_start_code : __real_tables_put_start(tables, state, origin, past);
 }
 
 /* The machine is another for a test. */
@@ -256,6 +279,7 @@ static int set_up(void **state)
     fail_nth = 0;
     machine_id = NULL;
     env_open_code = 0;
+    last_place_code = put_start_code = 0;
     copied[0] = '\0';
     test_folder(world->folder);
     if (pipe(world->wake) != 0)
@@ -988,6 +1012,41 @@ static void restores_do_not_meet(void **state)
     }
 }
 
+/* A place is asked for, and the tables do not read: the daemon ends with a line, by no signal. */
+static void a_damaged_page_ends_with_a_line(void **state)
+{
+    struct world *world = *state;
+    int status;
+
+    last_place_code = MDB_PAGE_NOTFOUND;
+    const pid_t child = fork();
+    if (child == 0) {
+        store_place(world->store, 1900000000000, 1000);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 74);
+}
+
+/* What is damaged at a start is called so, and by its name. */
+static void damage_at_a_start(void **state)
+{
+    static const struct {
+        int code, exit_code;
+    } cases[] = {{MDB_CORRUPTED, 65}, {MDB_PAGE_NOTFOUND, 65}, {EIO, 74}, {ENOSPC, 74}};
+    struct world *world = *state;
+    struct store_error error;
+
+    close_store(world);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        put_start_code = cases[i].code;
+        assert_null(try_open(world, world->data, &error));
+        assert_int_equal(error.exit_code, cases[i].exit_code);
+        assert_non_null(strstr(error.message, "/data/store/data.mdb"));
+    }
+}
+
 int main(void)
 {
 #define START_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -1000,6 +1059,8 @@ int main(void)
         START_TEST(one_file_one_daemon),
         START_TEST(one_slot_one_daemon),
         START_TEST(restores_do_not_meet),
+        START_TEST(a_damaged_page_ends_with_a_line),
+        START_TEST(damage_at_a_start),
         START_TEST(an_older_daemon_holds_it),
         START_TEST(a_mounted_file_system_is_no_stranger),
         START_TEST(numbers_follow_the_clock),
