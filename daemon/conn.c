@@ -42,6 +42,9 @@ enum {
     LINGER_MS_MAX = 2 * 1000, /* a peer that was told of a bad frame closes within this */
     STUCK_MS_MAX = 60 * 1000, /* a peer takes some of its answers within this */
     DROP_LOG_MS = 10 * 1000,  /* between two lines about peers that did not */
+    SILENT_MS = 100,          /* a peer that has just been accepted has this long to say something */
+    IDLE_LOG_MS = 1000,       /* between two lines about idle connections that were closed */
+    IDLE_LOOKS_MAX = 256,     /* so many are looked at to find one that is idle */
     COPIED_BYTES = 1024,      /* a tail below this is copied: cheaper than one more part of a send */
     SHARED_PART = 16,         /* and one that is a smaller part of its blob than this, up to this size: */
     SHARED_BYTES = 64 * 1024, /* it is not worth what the whole takes while a peer is slow */
@@ -66,16 +69,18 @@ struct conn {
     struct link dirty;
     struct link ready;   /* in conns->ready, ->behind, ->later or ->fresh */
     struct link waiting; /* likewise, in conns->waiting */
+    struct link idle;    /* in conns->silent or conns->idle */
     ev_io readable, writable;
     int fd;
     enum conn_state state;
+    bool heard;  /* its peer has said something */
     bool behind; /* when it was read last, there was more than its share was enough for */
     bool unread; /* there may be something in the socket */
     bool more;   /* whole frames were read and not decided */
     bool eof;    /* the peer's input has ended; what was read before is still decided */
     uint8_t *in; /* what was read and not decided */
     uint32_t in_size, in_capacity;
-    uint64_t read_ms;
+    uint64_t read_ms;  /* when it was read last; accepted, if it never was */
     uint64_t since_ms; /* while it is ready: what it has not been read for arrived after this, if within its share */
     struct piece *out, *out_last;
     uint64_t out_bytes;
@@ -338,6 +343,7 @@ static void mark_ready(struct conn *conn, struct link *list)
 {
     if (link_is_listed(&conn->ready))
         return;
+    link_remove(&conn->idle);
     link_append(list, &conn->ready);
     ++*count_of(conn);
     if (!link_is_listed(&conn->waiting)) {
@@ -614,6 +620,7 @@ static void read_once(struct conn *conn)
         return;
     }
     conn->eof = size == 0;
+    conn->heard |= size > 0;
     conn->unread = (uint32_t)size == room;
     read_clock(conn->conns);
     start_share(conn);
@@ -667,6 +674,7 @@ void conn_open(struct conns *conns, int fd)
 
     conn->conns = conns;
     conn->fd = fd;
+    conn->read_ms = conns->now.boot_ms;
     conn->next = conns->first;
     if (conns->first)
         conns->first->previous = conn;
@@ -677,6 +685,7 @@ void conn_open(struct conns *conns, int fd)
     ev_io_init(&conn->writable, on_writable, fd, EV_WRITE);
     conn->readable.data = conn->writable.data = conn;
     ev_io_start(conns->loop, &conn->readable);
+    link_append(&conns->silent, &conn->idle);
 }
 
 static void conn_close(struct conn *conn)
@@ -684,6 +693,7 @@ static void conn_close(struct conn *conn)
     struct conns *conns = conn->conns;
 
     link_remove(&conn->dirty);
+    link_remove(&conn->idle);
     wait_no_more(conn);
     ev_io_stop(conns->loop, &conn->readable);
     ev_io_stop(conns->loop, &conn->writable);
@@ -724,6 +734,20 @@ static void resume_later(struct conn *conn)
         mark_ready(conn, conn->behind ? &conn->conns->behind : &conn->conns->ready);
 }
 
+/* Leases that are bound to it are looked at when it is to be closed: they end without its doing. */
+static void note_idle(struct conn *conn)
+{
+    if (conn->state == CONN_READING && all_answered(conn) && !conn->in_size && !link_is_listed(&conn->ready))
+        link_append(conn->heard ? &conn->conns->idle : &conn->conns->silent, &conn->idle);
+}
+
+/* After its answers were sent. */
+static void go_on(struct conn *conn)
+{
+    resume_later(conn);
+    note_idle(conn);
+}
+
 static void flush_one(struct conn *conn)
 {
     const bool was_reading = conn->state == CONN_READING;
@@ -746,7 +770,7 @@ static void flush_one(struct conn *conn)
     else if (was_reading && conn->conns->draining && all_answered(conn))
         conn_close(conn);
     else
-        resume_later(conn);
+        go_on(conn);
 }
 
 static struct conn *conn_of_stuck(struct deadline *deadline)
@@ -768,6 +792,60 @@ static void drop_reader(struct conn *conn)
         conns->readers_dropped_log_ms = conns->now.boot_ms + DROP_LOG_MS;
     }
     conn_close(conn);
+}
+
+static struct conn *conn_of_idle(struct link *link)
+{
+    return (struct conn *)(void *)((char *)link - offsetof(struct conn, idle));
+}
+
+/* May there be something to read, if only its end, that was not seen yet? */
+static bool has_input(const struct conn *conn)
+{
+    struct pollfd look = {.fd = conn->fd, .events = POLLIN};
+
+    return poll(&look, 1, 0) != 0;
+}
+
+/* The first on the list that is idle indeed, and was not read since then; NULL: there is none, as far as was looked. */
+static struct conn *find_idle(struct link *list, uint64_t before_ms)
+{
+    struct link *first;
+
+    for (int i = 0; i < IDLE_LOOKS_MAX && (first = links_first(list)); i++) {
+        struct conn *conn = conn_of_idle(first);
+
+        if (conn->read_ms > before_ms)
+            break;
+        if (!has_input(conn) && !service_session_is_bound(&conn->session))
+            return conn;
+        /* The next ones are looked at before this one is again. What it has sent is read soon. */
+        link_remove(first);
+        link_append(list, first);
+    }
+    return NULL;
+}
+
+bool conns_close_idle(struct conns *conns)
+{
+    struct conn *conn = find_idle(&conns->silent, conns->now.boot_ms - SILENT_MS);
+
+    if (!conn)
+        conn = find_idle(&conns->idle, UINT64_MAX);
+    if (!conn)
+        conn = find_idle(&conns->silent, UINT64_MAX);
+    if (!conn)
+        return false;
+    service_idle_closed(conns->service);
+    conns->idle_closed_since++;
+    if (conns->now.boot_ms >= conns->idle_closed_log_ms) {
+        log_event(LOG_WARN, "idle_closed", "closed", log_number(conns->idle_closed_since), "connections",
+                  log_number(conns->count), "reason", "descriptors ran out", NULL);
+        conns->idle_closed_since = 0;
+        conns->idle_closed_log_ms = conns->now.boot_ms + IDLE_LOG_MS;
+    }
+    conn_close(conn);
+    return true;
 }
 
 static uint64_t unsent_bytes_max(void)
@@ -975,6 +1053,8 @@ void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock)
     links_open(&conns->later);
     links_open(&conns->fresh);
     links_open(&conns->waiting);
+    links_open(&conns->silent);
+    links_open(&conns->idle);
     conns->events_max = EVENTS_SURE;
     conns->scratch = mem_alloc(SCRATCH_BYTES);
 }

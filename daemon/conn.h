@@ -39,6 +39,8 @@ struct conns {
     struct link waiting;        /* all of those four lists; what has waited for the longest comes first */
     uint32_t ready_count;       /* on ready and fresh */
     uint32_t behind_count;      /* on behind and later */
+    struct link silent;         /* idle, and have said nothing so far; the first has been for the longest */
+    struct link idle;           /* idle, but for leases that may be bound to them; likewise */
     struct deadlines deadlines; /* boot time less stalls: frames that must arrive, peers that must close */
     struct deadlines stuck;     /* likewise: answers that must move */
     uint64_t stalled_ms;
@@ -46,6 +48,8 @@ struct conns {
     uint64_t unsent_bytes;           /* memory of answers that were not sent yet; what several share counts once */
     uint64_t readers_dropped_since;  /* the last line about them */
     uint64_t readers_dropped_log_ms; /* boot time before which there is no other */
+    uint64_t idle_closed_since;      /* the last line about them */
+    uint64_t idle_closed_log_ms;     /* boot time before which there is no other */
     uint64_t taken_bytes;            /* decided since the batch could last be handed over */
     struct piece *spare;             /* pieces for reuse */
     uint32_t spares;
@@ -71,6 +75,11 @@ void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock);
 struct service_outlet conns_outlet(struct conns *conns);
 /* Takes a connected, non-blocking socket over. */
 void conn_open(struct conns *conns, int fd);
+
+/* Descriptors ran out: closes the connection that has been idle for the longest, one that said nothing
+ * within 100 ms before any other. Idle is one that has no open call, no bound lease, nothing unsent and nothing unread.
+ * False: none is. */
+bool conns_close_idle(struct conns *conns);
 
 /* Sends what has gathered; closes what is over. After the service's turn, when a batch could be handed over. */
 void conns_flush(struct conns *conns);

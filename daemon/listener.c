@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <netdb.h>
+#include <poll.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -238,14 +239,23 @@ void listener_close(struct listener *listener)
     listener->fd = -1;
 }
 
+/* accept takes a descriptor before it looks whether anybody is there. */
+static enum listener_accept refused(const struct listener *listener, int error)
+{
+    struct pollfd look = {.fd = listener->fd, .events = POLLIN};
+
+    if (error != EMFILE && error != ENFILE && error != ENOBUFS && error != ENOMEM)
+        return LISTENER_NONE;
+    return poll(&look, 1, 0) == 0 ? LISTENER_NONE : LISTENER_NO_DESCRIPTORS;
+}
+
 enum listener_accept listener_accept(struct listener *listener, int *fd)
 {
     const int on = 1;
 
     *fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (*fd < 0)
-        return errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM ? LISTENER_NO_DESCRIPTORS
-                                                                                         : LISTENER_NONE;
+        return refused(listener, errno);
     if (!listener->path[0])
         setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     return LISTENER_ACCEPTED;

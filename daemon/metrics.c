@@ -44,6 +44,7 @@ static const struct entry counted[] = {
     COUNTED(final, "owner's calls on operations that were done otherwise"),
     COUNTED(bad_frames, "frames that could not be read as a request"),
     COUNTED(readers_dropped, "connections closed since their peers did not take the answers"),
+    COUNTED(idle_closed, "idle connections closed since descriptors ran out"),
     COUNTED(batches, "batches flushed"),
     COUNTED(durable_changes, "changes flushed"),
     COUNTED(stalls, "times that the daemon did not turn for a while"),

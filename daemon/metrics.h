@@ -21,6 +21,7 @@ struct metrics {
     uint64_t lost, final;                         /* owner's calls that came too late */
     uint64_t bad_frames;
     uint64_t readers_dropped; /* connections closed since their answers were not taken */
+    uint64_t idle_closed;     /* connections closed since they were idle and another one needed the descriptor */
     uint64_t batches, durable_changes;
     uint64_t stalls, stalled_ms;
     uint64_t swept;

@@ -271,7 +271,13 @@ static void on_accept(struct ev_loop *loop, ev_io *watcher, int events)
     (void)loop, (void)events;
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
         int fd;
-        const enum listener_accept result = listener_accept(listener, &fd);
+        enum listener_accept result = listener_accept(listener, &fd);
+
+        if (result == LISTENER_NO_DESCRIPTORS && conns_close_idle(&server->conns)) {
+            /* That it closed is no reason to try again, if another process has taken the descriptor. */
+            server->closed = server->conns.closed;
+            result = listener_accept(listener, &fd);
+        }
 
         if (result == LISTENER_ACCEPTED) {
             conn_open(&server->conns, fd);

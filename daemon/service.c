@@ -487,6 +487,16 @@ void service_reader_dropped(struct service *service)
     service->metrics.readers_dropped++;
 }
 
+void service_idle_closed(struct service *service)
+{
+    service->metrics.idle_closed++;
+}
+
+bool service_session_is_bound(const struct session *session)
+{
+    return session->party.holder != NULL;
+}
+
 uint32_t service_message_bytes_max(const struct service *service)
 {
     const uint32_t largest = engine_largest_bytes(service->engine), set = service->options.policy.max_outcome_bytes;

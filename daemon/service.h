@@ -87,6 +87,10 @@ void service_no_memory(struct session *session);
 
 /* A connection is closed since its peer did not take its answers: for Stats. */
 void service_reader_dropped(struct service *service);
+/* A connection is closed since it is idle and another one needs its descriptor: for Stats. */
+void service_idle_closed(struct service *service);
+/* Is a lease bound to its connection? Then it is not idle. */
+bool service_session_is_bound(const struct session *session);
 
 /* Once a turn, after all messages; see engine_turn. */
 uint64_t service_turn(struct service *service, const struct now *now, uint64_t seen_ms, const struct clock_mark *mark);

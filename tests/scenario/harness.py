@@ -223,6 +223,13 @@ class Client:
         self.socket.close()
 
 
+def busy_client(daemon, key):
+    """A connection that is not idle: a call of it waits for that operation, which is running. The daemon need not have accepted it yet."""
+    client = Client(daemon)
+    client.send(get=pb.GetRequest(op=op(key), wait_ms=60000))
+    return client
+
+
 def op(key, caller="", namespace="test"):
     return pb.OperationId(namespace=namespace, caller=caller, key=key)
 

@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from harness import (Case, Client, EXECUTE, IDEMD, INTERRUPTED, PATIENCE, REPLAY, RUNNING, begin, complete, frame, op, pb)
+from harness import (Case, Client, EXECUTE, IDEMD, INTERRUPTED, PATIENCE, REPLAY, RUNNING, begin, busy_client, complete, frame, op, pb)
 
 
 class Frames(Case):
@@ -164,7 +164,10 @@ class Peers(Case):
 
     def test_descriptors_run_out(self):
         daemon = self.daemon(limit_files=40)
-        clients = [Client(daemon) for _ in range(100)]  # the kernel accepts them; the daemon cannot all
+        clients = [Client(daemon)]
+        self.assertEqual(clients[0].begin("open", bind_to_connection=True).answer, EXECUTE)
+        clients += [busy_client(daemon, "open") for _ in range(98)]  # the kernel accepts them; the daemon cannot all
+        clients.append(Client(daemon))
         self.until(lambda: any("no_descriptors" in line for line in daemon.log), "it notices")
         before = daemon.cpu_seconds()
         self.assertEqual(clients[0].begin("k").answer, EXECUTE)
@@ -175,6 +178,29 @@ class Peers(Case):
         self.assertLess(daemon.cpu_seconds() - before, 5)
         for client in clients[90:]:
             client.close()
+
+
+    def test_idle_connections_make_room(self):
+        daemon = self.daemon(limit_files=40)
+        waits, bound, idle = self.client(daemon), self.client(daemon), self.client(daemon)
+        self.assertEqual(bound.begin("k", lease_ms=3600 * 1000, bind_to_connection=True).answer, EXECUTE)
+        asked = waits.send(get=pb.GetRequest(op=op("k"), wait_ms=60000))
+        self.assertEqual(waits.call(get=pb.GetRequest(op=op("other"))).status.code, pb.CODE_NOT_FOUND)
+        self.assertEqual(idle.begin("before").answer, EXECUTE)
+        silent = [self.client(daemon) for _ in range(100)]
+        # Every newcomer is served, while those stay. Who said nothing goes first.
+        for i in range(50):
+            self.assertEqual(self.client(daemon).begin(f"new{i}").answer, EXECUTE)
+        self.assertTrue(silent[0].at_end())
+        closed = [m.value for m in self.client(daemon).call(stats=pb.StatsRequest()).stats.metrics
+                  if m.name == "idemd_idle_closed_total"]
+        self.assertGreaterEqual(closed[0], 100 + 50 - 40)
+        self.assertTrue(any("idle_closed" in line for line in daemon.log))
+        # What is open or bound stays.
+        self.assertEqual(waits.call(get=pb.GetRequest(op=op("other"))).status.code, pb.CODE_NOT_FOUND)
+        self.assertNotIn(asked, waits.replies)
+        self.assertEqual(bound.begin("k").answer, RUNNING)
+        self.assertTrue(idle.at_end())
 
 
 class Memory(Case):
@@ -249,7 +275,8 @@ class StartingAndStopping(Case):
         reader.complete("k", fence, os.urandom(1 << 20))
         for i in range(20):
             reader.send(begin=begin("k"))  # never read: the daemon drains for as long as it may
-        crowd = [Client(daemon) for _ in range(60)]
+        self.assertEqual(reader.begin("open").answer, EXECUTE)
+        crowd = [busy_client(daemon, "open") for _ in range(60)]
         self.until(lambda: any("no_descriptors" in line for line in daemon.log), "it notices")
         before, lines = daemon.cpu_seconds(), len(daemon.log)
         daemon.process.send_signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ import threading
 import time
 import unittest
 
-from harness import (Case, Client, EXECUTE, INTERRUPTED, PATIENCE, REPLAY, RUNNING, begin, complete, frame, op, pb)
+from harness import (Case, Client, EXECUTE, INTERRUPTED, PATIENCE, REPLAY, RUNNING, begin, busy_client, complete, frame, op, pb)
 
 HELD = pb.OWNERSHIP_HELD
 HOUR_MS = 3600 * 1000
@@ -155,7 +155,9 @@ class Crowds(Case):
 
     def test_descriptors_run_out_without_spinning(self):
         daemon = self.daemon(limit_files=40)
-        clients = [Client(daemon) for _ in range(80)]
+        clients = [Client(daemon)]
+        self.assertEqual(clients[0].begin("open", bind_to_connection=True).answer, EXECUTE)
+        clients += [busy_client(daemon, "open") for _ in range(79)]
         try:
             def noticed():
                 return sum("no_descriptors" in line for line in daemon.log)

@@ -197,8 +197,11 @@ class Descriptors(Least):
         return self.daemon.read_log().count("no_descriptors")
 
     def fill(self):
+        # A connection that is idle would make room for the next.
+        waits = {"get": {"op": op("r11"), "wait_ms": WAIT_MS}}
+        self.good.send(**waits)
         for _ in range(self.WAITING):
-            self.client()
+            self.client().send(**waits)
         wait_until(self._told, "a line that says that there are no descriptors")
 
     def meanwhile(self):

@@ -37,6 +37,7 @@ static struct {
     uint64_t now_ms, cost_ms;
     bool keep_open; /* calls are not answered */
     bool slow_calls;
+    unsigned idle_closed;
 } world;
 
 /* ---- Instead of the clock and the service ---------------------------------------------- */
@@ -117,6 +118,17 @@ void service_no_memory(struct session *session)
 {
     (void)session;
     fail();
+}
+
+void service_idle_closed(struct service *service)
+{
+    (void)service;
+    world.idle_closed++;
+}
+
+bool service_session_is_bound(const struct session *session)
+{
+    return session->party.parked_count > 0; /* as the test has set it */
 }
 
 void service_reader_dropped(struct service *service)
@@ -449,6 +461,53 @@ static void open_calls_are_no_reason_to_wait(void **state)
     assert_int_equal(peer->decided, 1100);
 }
 
+static void the_longest_idle_one_goes_first(void **state)
+{
+    enum { COUNT = 8 };
+    struct peer *peers[COUNT];
+
+    (void)state;
+    turn(999);
+    for (unsigned i = 0; i < COUNT; i++)
+        peers[i] = add_peer();
+    /* In this order they said something: 3, 2, 4, 5. */
+    for (unsigned i = 0; i < 4; i++) {
+        send_frames(peers[(const unsigned[]){3, 2, 4, 5}[i]], 1);
+        turn(1000 + i);
+        conns_flush(&world.conns);
+    }
+    peers[2]->session->party.parked_count = 1;
+    world.keep_open = true;
+    send_frames(peers[4], 1);                                         /* has an open call */
+    assert_int_equal(send(peers[5]->fd, "\0\0", 2, MSG_DONTWAIT), 2); /* half a frame */
+    turn(1010);
+    conns_flush(&world.conns);
+    send_frames(peers[6], 1); /* was not read yet */
+    for (unsigned i = 0; i < 4; i++) {
+        /* Newcomers have a while to say something: it is over after the first of these. */
+        const struct peer *next = peers[(const unsigned[]){3, 0, 1, 7}[i]];
+        if (i == 1)
+            world.conns.now.boot_ms = world.now_ms += 100;
+        assert_non_null(next->session);
+        assert_true(conns_close_idle(&world.conns));
+        assert_null(next->session);
+        assert_int_equal(world.idle_closed, i + 1);
+    }
+    assert_false(conns_close_idle(&world.conns));
+    /* Nothing is bound to it any more. */
+    peers[2]->session->party.parked_count = 0;
+    assert_true(conns_close_idle(&world.conns));
+    assert_null(peers[2]->session);
+    /* And this one was answered. */
+    peers[4]->session->open_calls = 0;
+    world.outlet.send(NULL, peers[4]->session, (const uint8_t *)"answer", 6, (struct slice){0});
+    conns_flush(&world.conns);
+    assert_true(conns_close_idle(&world.conns));
+    assert_null(peers[4]->session);
+    assert_false(conns_close_idle(&world.conns));
+    assert_int_equal(world.conns.count, 2);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -462,6 +521,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_connection_that_ends_is_on_no_list, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_came_before_the_end_is_decided, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nothing_is_read_while_it_is_paused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_longest_idle_one_goes_first, set_up, tear_down),
         cmocka_unit_test_setup_teardown(open_calls_are_no_reason_to_wait, set_up, tear_down),
     };
 
