@@ -8,6 +8,7 @@
 #include "daemon/tables.h"
 
 struct ahead {
+    bool whole;         /* the file has no holes */
     uint64_t allocated; /* of the file, so many bytes are known to be */
 };
 
