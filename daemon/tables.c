@@ -5,8 +5,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 enum {
@@ -66,12 +68,34 @@ static bool fail_map(struct store_error *error, const char *path, uint64_t bytes
     return false;
 }
 
+/* LMDB maps its lock file with what holes it has, and a page for which a full disk has no room would end the process
+ * (SIGBUS). The file has what LMDB would make of it at least; what is there stays. */
+static bool make_lock_room(const char *path, struct store_error *error)
+{
+    enum { LOCK_BYTES = 8192 };
+    char file[4096 + 16];
+    struct stat status;
+    int code;
+
+    snprintf(file, sizeof file, "%s/lock.mdb", path);
+    const int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || fstat(fd, &status) != 0)
+        code = errno;
+    else
+        code = posix_fallocate(fd, 0, status.st_size > LOCK_BYTES ? status.st_size : LOCK_BYTES);
+    if (fd >= 0)
+        close(fd);
+    return code == 0 || fail(error, file, code);
+}
+
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct store_error *error)
 {
     const uint64_t bytes = file_bytes(path) + map_bytes;
     int code, dead;
 
     *tables = (struct tables){0};
+    if (!read_only && !make_lock_room(path, error))
+        return false;
     if ((code = mdb_env_create(&tables->env)) != 0)
         return fail(error, "the environment cannot be made", code);
     if ((code = mdb_env_set_maxdbs(tables->env, TABLE_COUNT)) != 0 ||

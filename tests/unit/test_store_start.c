@@ -131,6 +131,14 @@ static bool was_flushed(const char *path)
     return found;
 }
 
+/* The disk has no room for what is asked for. */
+static bool disk_is_full;
+
+int posix_fallocate(int fd, off_t offset, off_t bytes)
+{
+    return disk_is_full ? ENOSPC : syscall(SYS_fallocate, fd, 0, (long)offset, (long)bytes) == 0 ? 0 : errno;
+}
+
 /* What LMDB says of a page that is damaged, for a test. 0: it is not. */
 static int last_place_code, put_start_code;
 
@@ -280,6 +288,7 @@ static int set_up(void **state)
     machine_id = NULL;
     env_open_code = 0;
     last_place_code = put_start_code = 0;
+    disk_is_full = false;
     copied[0] = '\0';
     test_folder(world->folder);
     if (pipe(world->wake) != 0)
@@ -1047,6 +1056,22 @@ static void damage_at_a_start(void **state)
     }
 }
 
+/* LMDB maps its lock file: a start that has no room for it says so. */
+static void no_room_for_the_lock_file(void **state)
+{
+    struct world *world = *state;
+    struct store_error error;
+
+    close_store(world);
+    shell("rm %s/store/lock.mdb", world->data);
+    disk_is_full = true;
+    assert_null(try_open(world, world->data, &error));
+    disk_is_full = false;
+    assert_int_equal(error.exit_code, 74);
+    assert_non_null(strstr(error.message, "/store/lock.mdb"));
+    reopen(world);
+}
+
 int main(void)
 {
 #define START_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -1061,6 +1086,7 @@ int main(void)
         START_TEST(restores_do_not_meet),
         START_TEST(a_damaged_page_ends_with_a_line),
         START_TEST(damage_at_a_start),
+        START_TEST(no_room_for_the_lock_file),
         START_TEST(an_older_daemon_holds_it),
         START_TEST(a_mounted_file_system_is_no_stranger),
         START_TEST(numbers_follow_the_clock),
