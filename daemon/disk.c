@@ -57,7 +57,7 @@ static int write_zeros(int fd, uint64_t bytes)
 
 static int on_make(int folder, const char *name, uint64_t bytes, int *file)
 {
-    int code, fd;
+    int code, fd = -1;
 
     if (unlinkat(folder, name, 0) != 0 && errno != ENOENT)
         return errno;
