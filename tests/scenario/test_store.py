@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 class Full(Case):
     def test_a_full_store_refuses_only_what_is_new(self):
-        daemon = self.daemon("--quota", "64MiB", "--namespace-share", "100")
+        daemon = self.daemon("--lease", "1h", "--quota", "64MiB", "--namespace-share", "100")
         client = self.client(daemon)
         done = client.begin("done").grant.fence
         client.complete("done", done, b"body")
@@ -63,7 +63,7 @@ class Full(Case):
 
 class Shares(Case):
     def test_one_namespace_leaves_room_for_the_others(self):
-        daemon = self.daemon("--quota", "64MiB")
+        daemon = self.daemon("--lease", "1h", "--quota", "64MiB")
         client = self.client(daemon)
         fences = []
         for i in range(2000):
@@ -117,7 +117,7 @@ class Short(Case):
             begun.update(grants)
 
     def test_short_of_memory_it_refuses_only_what_is_new(self):
-        daemon = self.daemon("--max-memory", "64MiB")
+        daemon = self.daemon("--lease", "1h", "--max-memory", "64MiB")
         client = self.client(daemon)
         done = client.begin("done").grant.fence
         client.complete("done", done, b"body")
