@@ -149,14 +149,17 @@ idem_error idem_open(const idem_options *options, idem_client **out)
     idem_client *client;
     idem_error error;
 
+    client_opened(IDEM_ERR_MISUSE, NULL);
     if (!out)
         return IDEM_ERR_MISUSE;
     *out = NULL;
     if (!read_options(options, &given))
         return IDEM_ERR_MISUSE;
+    client_opened(IDEM_ERR_NO_MEMORY, NULL);
     if (!(client = idem__zero(sizeof *client)))
         return IDEM_ERR_NO_MEMORY;
     error = fill_client(client, &given);
+    client_opened(error, client->address);
     if (error == IDEM_OK)
         *out = client;
     else

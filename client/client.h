@@ -49,6 +49,9 @@ struct idem_client {
 
 /* ---- error.c ---- */
 
+/* What idem_message(NULL) says from now on in this thread. address: for IDEM_ERR_ADDRESS; not NULL then. */
+void client_opened(idem_error error, const char *address);
+
 /* Sets the last error's texts; returns it. message may be NULL. */
 idem_error client_fail(idem_client *client, idem_error error, const char *message);
 /* The same of what the other side did; its address is put in front. */

@@ -61,9 +61,25 @@ idem_class idem_error_class(idem_error error)
     return known(error) ? errors[error].class : IDEM_CLASS_UNKNOWN;
 }
 
+/* Of this thread's last idem_open, which leaves no client to ask. */
+static _Thread_local char opening[sizeof((idem_client *)0)->message];
+
+void client_opened(idem_error error, const char *address)
+{
+    opening[0] = '\0';
+    if (error == IDEM_ERR_ADDRESS)
+        snprintf(opening, sizeof opening,
+                 "%s: an address is written unix:/path, with the whole path, or tcp:host:port, with a port up to 65535",
+                 address);
+    else if (error == IDEM_ERR_NO_MEMORY)
+        snprintf(opening, sizeof opening, "there is no memory for a client");
+    else if (error == IDEM_ERR_MISUSE)
+        snprintf(opening, sizeof opening, "the options were not made by idem_options_init, or out is NULL");
+}
+
 const char *idem_message(const idem_client *client)
 {
-    return client ? client->message : "";
+    return client ? client->message : opening;
 }
 
 const char *idem_reason(const idem_client *client)

@@ -161,7 +161,8 @@ IDEM_API idem_class idem_error_class(idem_error error);
 /* About the last call of this client, where it returned an error: a sentence for a person, which names the daemon's
  * address if the connection is at fault; the daemon's reason for a
  * program ("STORE_FULL"), or ""; the path of the field ("begin.op.key"), or ""; after how many ms the same call may
- * succeed, or 0. Never NULL; good until the next call. */
+ * succeed, or 0. Never NULL; good until the next call. Of NULL, idem_message says why this thread's last idem_open
+ * failed, and the others say nothing. */
 IDEM_API const char *idem_message(const idem_client *client);
 IDEM_API const char *idem_reason(const idem_client *client);
 IDEM_API const char *idem_field(const idem_client *client);

@@ -229,9 +229,8 @@ static const struct option table[] = {
      NULL,
      "DIR",
      NULL,
-     "read every record, say what is damaged where, write nothing; exit status 0, 65 if anything is damaged, or 71 if "
-     "it "
-     "could not be checked",
+     "read every record, say what is damaged where, write nothing; exit status 0, 65 if anything is damaged, 71 or 73 "
+     "if it could not be checked, or 75 if a daemon has it open",
      KIND_ACTION,
      AT(check_data),
      OPTIONS_CHECK_DATA,

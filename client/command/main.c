@@ -192,7 +192,7 @@ static int open_client(struct command *command)
     const idem_error error = idem_open(&command->options, &command->client);
 
     if (error == IDEM_ERR_ADDRESS)
-        return command_misuse("an address is written unix:/path or tcp:host:port");
+        return command_misuse("%s", idem_message(NULL));
     if (error != IDEM_OK) {
         command_say("%s", idem_error_name(error));
         return EXIT_OTHER;

@@ -315,7 +315,7 @@ static const struct meaning field_help[] = {
     {"attempt-id", "16 bytes that name this attempt; without it a new one is made"},
     {"owner", "who runs it, for people; by default host and process"},
     {"lease", "how long the grant lasts unless it is renewed; by default the namespace's, or as long as before"},
-    {"wait", "how long to wait for what is not there yet"},
+    {"wait", "how long to wait for the outcome of one that runs, or, recover, for one that is interrupted"},
     {"if-interrupted", "what to do if an owner is gone and nobody knows whether it took effect: say so, or take over"},
     {"first-sent-ms", "when this key was first sent"},
     {"input", "what whoever takes over needs, up to 64 KiB"},

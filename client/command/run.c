@@ -217,7 +217,8 @@ static int replay(struct run *run, const idem_outcome *outcome)
 {
     output_replay(&run->output, outcome->body);
     if (outcome->body_dropped)
-        command_say("its output of %" PRIu64 " bytes was not kept", outcome->body_bytes);
+        command_say("its output of %" PRIu64 " bytes was not kept: more than the daemon's --max-outcome",
+                    outcome->body_bytes);
     return output_exit(&run->output, stored_exit(outcome));
 }
 

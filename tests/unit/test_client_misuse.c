@@ -237,6 +237,7 @@ static void a_bad_address_is_told_from_other_misuse(void **state)
         options.address = bad[i];
         assert_int_equal(idem_open(&options, &client), IDEM_ERR_ADDRESS);
         assert_null(client);
+        assert_non_null(strstr(idem_message(NULL), bad[i]));
         assert_int_equal(idem_error_class(IDEM_ERR_ADDRESS), IDEM_CLASS_MISUSE);
     }
 }
