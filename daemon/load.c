@@ -149,7 +149,7 @@ static bool walk(const struct loading *loading, const struct table *table, const
                  volatile struct reach *reach)
 {
     MDB_cursor *cursor = NULL;
-    int code = mdb_cursor_open(loading->txn, table->dbi, &cursor);
+    int code = tables_open_cursor(loading->txn, table->dbi, &cursor);
     bool good = true;
 
     while (code == 0 && good && reach->records < way->records_max)
@@ -196,6 +196,16 @@ static bool scout(const struct loading *loading, const struct table *table, cons
 
 /* ---- Tables ------------------------------------------------------------------------------ */
 
+/* Want of memory is no damage. */
+static bool lacks_memory(const struct loading *loading, const struct table *table, const struct reach *reach)
+{
+    if (reach->code != ENOMEM)
+        return false;
+    refuse(loading, "cannot be read: no memory", table->name);
+    loading->error->exit_code = 71;
+    return true;
+}
+
 static bool is_whole(const struct table *table, const struct reach *reach)
 {
     return reach->code == MDB_NOTFOUND && reach->records == table->entries;
@@ -235,6 +245,8 @@ static bool load_whole(const struct loading *loading, const struct table *table,
     mdb_env_set_assert(mdb_txn_env(loading->txn), NULL);
     if (!good || is_whole(table, &reach))
         return good;
+    if (lacks_memory(loading, table, &reach))
+        return false;
     snprintf(what, sizeof what,
              "does not read behind its record %llu, of %llu: %s; --accept-loss starts with what can be read",
              (unsigned long long)reach.records, (unsigned long long)table->entries, reason(&reach));
@@ -251,7 +263,8 @@ static bool load_what_reads(const struct loading *loading, const struct table *t
     if (is_whole(table, &head))
         return walk(loading, table, &forth, visit, &walked);
     back.until = head.records ? head.key : 0;
-    if (!scout(loading, table, &back, &tail))
+    if (lacks_memory(loading, table, &head) || !scout(loading, table, &back, &tail) ||
+        lacks_memory(loading, table, &tail))
         return false;
     log_side(table, "first", &head);
     log_side(table, "last", &tail);

@@ -166,12 +166,8 @@ static void run_writer(void *context)
 
 static int look(struct store *store, struct applying *applying)
 {
-    int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
+    const int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
 
-    if (code == ENOMEM) {
-        mem_give_reserve();
-        code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
-    }
     if (code == 0 && !ahead_keep(&store->ahead, &store->tables, applying->used_bytes, log_bytes(store->log),
                                  applying->ask_disk, &applying->room_bytes))
         applying->disk_full = true;
@@ -256,12 +252,13 @@ static bool fail(struct store_error *error, int exit_code, const char *what, int
     return false;
 }
 
-/* Something of the tables failed: by damage (65), or because the disk did (74). */
+/* Something of the tables failed: by damage (65), for want of memory, which says nothing of the store (71), or because
+ * the disk did (74). */
 static bool fail_tables(const struct store *store, struct store_error *error, const char *what, int code)
 {
     const bool damaged = code == EBADMSG || code == MDB_CORRUPTED || code == MDB_PAGE_NOTFOUND || code == MDB_NOTFOUND;
 
-    error->exit_code = damaged ? 65 : 74;
+    error->exit_code = damaged ? 65 : code == ENOMEM ? 71 : 74;
     snprintf(error->message, sizeof error->message, "%.250s/store/data.mdb: %s: %s", store->options.directory, what,
              mdb_strerror(code));
     return false;
@@ -425,11 +422,13 @@ static bool settle(struct store *store, struct store_error *error)
 {
     struct origin before, here;
     uint64_t first;
-    int code = 0;
+    int code = tables_read_origin(&store->tables, &before);
 
+    /* Else a copy would not be noticed, now or later. */
+    if (code != 0 && code != MDB_NOTFOUND && code != MDB_CORRUPTED)
+        return fail_tables(store, error, "where it lay does not read", code);
     origin_read(store->directory.data_fd, &here);
-    const bool known = tables_read_origin(&store->tables, &before);
-    if (!first_number(store, known && is_copy(&before, &here), &first, error))
+    if (!first_number(store, code == 0 && is_copy(&before, &here), &first, error))
         return false;
     if ((code = tables_read_past(&store->tables, &store->facts.past)) != 0)
         return fail_tables(store, error, "what it says of the clocks does not read", code);
@@ -576,10 +575,10 @@ static bool start(struct store *store, struct store_error *error)
     take_look(store, &store->applying);
     store->applying.apply =
         (struct apply){.tables = &store->tables, .state = &store->state, .secret = store->facts.secret};
-    if ((code = mdb_txn_begin(store->tables.env, NULL, MDB_RDONLY, &store->reader)) != 0)
+    if ((code = tables_begin_reading(&store->tables, &store->reader)) != 0)
         return fail(error, 71, "cannot be read", code);
-    if ((code = mdb_cursor_open(store->reader, store->tables.finished, &store->finished)) != 0 ||
-        (code = mdb_cursor_open(store->reader, store->tables.chunks, &store->chunks)) != 0)
+    if ((code = tables_open_cursor(store->reader, store->tables.finished, &store->finished)) != 0 ||
+        (code = tables_open_cursor(store->reader, store->tables.chunks, &store->chunks)) != 0)
         return fail(error, 71, "cannot be read", code);
     mdb_txn_reset(store->reader);
     if ((code = worker_start(&store->writer)) != 0 || (code = worker_start(&store->applier)) != 0)

@@ -11,6 +11,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "daemon/memory.h"
+
 enum {
     FORMAT_VERSION = 3, /* of records (record.h) and of the log (batch.h, slot.h) too */
     TABLE_COUNT = 4,
@@ -44,6 +46,28 @@ static MDB_val val(const void *data, size_t size)
 static MDB_val text_val(const char *text)
 {
     return val(text, strlen(text));
+}
+
+/* ---- LMDB's memory ------------------------------------------------------------------- */
+
+int tables_begin_reading(const struct tables *tables, MDB_txn **txn)
+{
+    const int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, txn);
+
+    if (code != ENOMEM)
+        return code;
+    mem_give_reserve();
+    return mdb_txn_begin(tables->env, NULL, MDB_RDONLY, txn);
+}
+
+int tables_open_cursor(MDB_txn *txn, MDB_dbi table, MDB_cursor **cursor)
+{
+    const int code = mdb_cursor_open(txn, table, cursor);
+
+    if (code != ENOMEM)
+        return code;
+    mem_give_reserve();
+    return mdb_cursor_open(txn, table, cursor);
 }
 
 /* ---- Opening ------------------------------------------------------------------------- */
@@ -127,11 +151,11 @@ static int count_free(const struct tables *tables, uint64_t first, uint64_t *cou
     MDB_cursor *cursor = NULL;
     MDB_txn *txn = NULL;
     MDB_val key, value;
-    int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
+    int code = tables_begin_reading(tables, &txn);
 
     *count = 0;
     if (code == 0)
-        code = mdb_cursor_open(txn, FREE_TABLE, &cursor);
+        code = tables_open_cursor(txn, FREE_TABLE, &cursor);
     while (code == 0 && (code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0)
         for (size_t at = sizeof(uint64_t); at + sizeof(uint64_t) <= value.mv_size; at += sizeof(uint64_t)) {
             uint64_t page;
@@ -246,21 +270,22 @@ int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tab
 _Static_assert(sizeof(struct origin) == ORIGIN_BYTES, "an origin has no gaps");
 _Static_assert(sizeof(struct clock_past) == (2 + 3 * CLOCK_STRETCHES) * sizeof(uint64_t), "a past has no gaps");
 
-bool tables_read_origin(const struct tables *tables, struct origin *origin)
+int tables_read_origin(const struct tables *tables, struct origin *origin)
 {
     MDB_txn *txn = NULL;
+    int code = tables_begin_reading(tables, &txn);
 
-    if (mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn) != 0)
-        return false;
-    const int code = get_meta(tables, txn, "origin", origin, sizeof *origin);
+    if (code != 0)
+        return code;
+    code = get_meta(tables, txn, "origin", origin, sizeof *origin);
     mdb_txn_abort(txn);
-    return code == 0;
+    return code;
 }
 
 int tables_read_past(const struct tables *tables, struct clock_past *past)
 {
     MDB_txn *txn = NULL;
-    int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
+    int code = tables_begin_reading(tables, &txn);
 
     if (code != 0)
         return code;
@@ -351,7 +376,7 @@ bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct 
     uint64_t numbers[STATE_NUMBERS];
     uint8_t bytes[STATE_BYTES];
     MDB_txn *txn = NULL;
-    int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
+    int code = tables_begin_reading(tables, &txn);
 
     if (code != 0)
         return fail(error, "facts", code);
@@ -491,7 +516,7 @@ static int first_key(MDB_txn *txn, MDB_dbi table, MDB_val *key, MDB_cursor_op fr
 {
     MDB_cursor *cursor;
     MDB_val value;
-    int code = mdb_cursor_open(txn, table, &cursor);
+    int code = tables_open_cursor(txn, table, &cursor);
 
     if (code != 0)
         return code;
@@ -525,7 +550,7 @@ static int find_first_place(const struct tables *tables, MDB_txn *txn, uint64_t 
 int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_place)
 {
     MDB_txn *txn;
-    int code = mdb_txn_begin(tables->env, NULL, MDB_RDONLY, &txn);
+    int code = tables_begin_reading(tables, &txn);
 
     if (code != 0)
         return code;

@@ -43,6 +43,9 @@ struct tables_state {
 bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
                  struct store_error *error);
 void tables_close(struct tables *tables); /* not open: fine */
+/* As mdb_txn_begin and mdb_cursor_open: with a second try, since LMDB takes memory from the system for each. */
+int tables_begin_reading(const struct tables *tables, MDB_txn **txn);
+int tables_open_cursor(MDB_txn *txn, MDB_dbi table, MDB_cursor **cursor);
 /* Is the file as long as its last commit needs it? Else a read would meet its end some day. false: *error, 65. */
 bool tables_check_length(const struct tables *tables, const char *path, struct store_error *error);
 /* Makes the tables of a new store. */
@@ -52,8 +55,9 @@ bool tables_create(struct tables *tables, const struct store_facts *facts, const
 bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
                        struct store_error *error);
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state);
-/* Where the store lay when it was started last. False: that is not known. */
-bool tables_read_origin(const struct tables *tables, struct origin *origin);
+/* Where the store lay when it was started last. Returns 0; MDB_NOTFOUND or MDB_CORRUPTED: that is not known; or another
+ * of LMDB's errors. */
+int tables_read_origin(const struct tables *tables, struct origin *origin);
 /* How the clocks stood to each other, as of that start. Unknown where it is not there. Returns 0 or LMDB's error. */
 int tables_read_past(const struct tables *tables, struct clock_past *past);
 /* One commit of how a start begins. Returns 0 or LMDB's error. */

@@ -70,13 +70,24 @@ def _copy_sources(folder, mutation):
                 os.unlink(path)
 
 
-def _launcher():
-    """The compiler cache that the build under test uses, if any."""
+def _cached(name):
+    """What the build under test has for a variable of CMake's; None: it has none."""
     with open(os.path.join(BUILD, "CMakeCache.txt"), encoding="utf-8") as cache:
         for line in cache:
-            if line.startswith("CMAKE_C_COMPILER_LAUNCHER:"):
-                return ["-DCMAKE_C_COMPILER_LAUNCHER=" + line.split("=", 1)[1].strip()]
-    return []
+            if line.startswith(name + ":"):
+                return line.split("=", 1)[1].strip()
+    return None
+
+
+def sanitized():
+    """Is the build under test one with sanitizers?"""
+    return _cached("IDEMD_SANITIZE") == "ON"
+
+
+def _launcher():
+    """The compiler cache that the build under test uses, if any."""
+    launcher = _cached("CMAKE_C_COMPILER_LAUNCHER")
+    return ["-DCMAKE_C_COMPILER_LAUNCHER=" + launcher] if launcher else []
 
 
 def _run(*command):
