@@ -160,6 +160,9 @@ static bool run_child(struct run *run, idem_running *running, struct keeper *kee
         {"IDEM_ATTEMPT", attempt},
         {"IDEM_FENCE", fence},
         {"IDEM_RESUMED", run->reply.begin.grant.resumed ? "1" : "0"},
+        /* So that the command reaches its own operation. What was not given as an option it has already. */
+        {"IDEM_ADDRESS", idem_address(run->command->client)},
+        {run->command->options.namespace_ ? "IDEM_NAMESPACE" : NULL, run->command->options.namespace_},
         {NULL, NULL},
     };
     const struct child child = {
@@ -198,7 +201,12 @@ static idem_done execute(idem_running *running, idem_outcome *outcome, void *use
     outcome->code = run->exit_status;
     outcome->body_bytes = run->output.all_bytes;
     outcome->body_dropped = run->output.all_bytes > run->output.kept_max;
-    if (!outcome->body_dropped)
+    if (outcome->body_dropped)
+        command_say("its output is more than the %" PRIu64
+                    " bytes that the daemon keeps (--max-outcome): a later run will "
+                    "write none of it",
+                    (uint64_t)run->output.kept_max);
+    else
         outcome->body = (idem_bytes){run->output.kept, run->output.kept_bytes};
     return done;
 }
@@ -387,6 +395,8 @@ static const struct meaning variables[] = {
     {"IDEM_ATTEMPT", "1 for the first attempt; above that somebody before may have done it: look before you do it"},
     {"IDEM_FENCE", "grows with every grant; hand it to what the command changes, which refuses a lower one"},
     {"IDEM_RESUMED", "1 if this very attempt had been granted before and the answer was lost, else 0"},
+    {"IDEM_ADDRESS, IDEM_NAMESPACE",
+     "of this daemon and of the key, so that the command reaches its operation with idem"},
     {NULL, NULL},
 };
 
@@ -394,7 +404,8 @@ const struct subcommand run_subcommand = {
     .name = "run",
     .usage = "--key KEY [OPTION]... -- COMMAND [ARG]...",
     .about = "Run a command once for its key. Its output and exit status are passed on as they come, and stored: every "
-             "later run with that key writes the same again and runs nothing. While the command runs, a process of its "
+             "later run with that key writes the same again and runs nothing. Output of more than the daemon keeps, by "
+             "default 1 MiB, is not stored, and that is said. While the command runs, a process of its "
              "own renews the lease, also while the output is not read or the job is stopped. Signals are passed on to "
              "the command. Messages of idem itself start with \"idem:\", on standard error.",
     .table = {lines, sizeof lines / sizeof lines[0], set_option, &the_run},

@@ -305,6 +305,7 @@ class Command(CommandCase):
     def test_run_large_output(self):
         one, two = self.run_twice("--key", "k", "--", "sh", "-c", "head -c 3000000 /dev/zero; exit 0")
         self.assertEqual((one.returncode, len(one.stdout)), (0, 3000000))
+        self.assertIn(b"more than the 1048576 bytes that the daemon keeps", one.stderr)
         self.assertEqual((two.returncode, two.stdout), (0, b""))
         self.assertIn(b"not kept", two.stderr)
 

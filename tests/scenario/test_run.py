@@ -395,6 +395,14 @@ class Run(CommandCase):
             self.fields("resolve", "--key", key, "--revision", revision, "--verdict", "happened", *words)
             self.assertEqual(self.idem("run", "--key", key, "--", "false").returncode, expected, key)
 
+    def test_the_command_reaches_its_own_operation(self):
+        script = "idem checkpoint --key $IDEM_KEY --fence $IDEM_FENCE --name half >&2"
+        environment = self.environment(PATH=os.path.dirname(IDEM) + ":" + os.environ["PATH"])
+        address = environment.pop("IDEM_ADDRESS")
+        done = subprocess.run([IDEM, "-s", address, "-n", "elsewhere", "run", "--key", "order-8", "--", "sh", "-c", script], env=environment,
+                              capture_output=True, timeout=PATIENCE)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_the_command_can_look_first(self):
         script = "echo $IDEM_KEY $IDEM_ATTEMPT $IDEM_RESUMED; idem get --key $IDEM_KEY | grep -x \"info.revision $IDEM_FENCE\" >&2; " \
                  "exit $((IDEM_ATTEMPT == 1))"
