@@ -199,11 +199,13 @@ static bool too_many_waiting(const struct engine *engine, struct bytes namespace
     if (!shares_matter(engine, engine->waiting, IDEM_WAITERS_MAX))
         return false;
     const uint64_t own = engine_counts_of(engine, namespace).waiting;
+    if (!over_share(engine, own, engine->waiting, IDEM_WAITERS_MAX))
+        return false;
     snprintf(message, MESSAGE_BYTES,
-             "wait_ms: %llu calls of this namespace wait, and it may have %u %% of the 10,000 that others leave "
+             "wait_ms: %llu calls of this namespace wait, and it may have %u %% of what the others leave of 10,000 "
              "(--namespace-share)",
              (unsigned long long)own, engine->options.namespace_share);
-    return over_share(engine, own, engine->waiting, IDEM_WAITERS_MAX);
+    return true;
 }
 
 static bool too_many_unfinished(const struct engine *engine, struct bytes namespace, char message[MESSAGE_BYTES])
@@ -220,11 +222,13 @@ static bool too_many_unfinished(const struct engine *engine, struct bytes namesp
         return false;
     const struct engine_counts counts = engine_counts_of(engine, namespace);
     const uint64_t own = counts.running + counts.interrupted;
+    if (!over_share(engine, own, all, limit))
+        return false;
     snprintf(message, MESSAGE_BYTES,
-             "%llu operations of this namespace are unfinished, and it may have %u %% of the %llu that others leave "
+             "%llu operations of this namespace are unfinished, and it may have %u %% of what the others leave of %llu "
              "(--namespace-share, --max-unfinished)",
              (unsigned long long)own, engine->options.namespace_share, (unsigned long long)limit);
-    return over_share(engine, own, all, limit);
+    return true;
 }
 
 /* Of the tables' pages a namespace has the part that its records and values have of all. */
@@ -237,11 +241,13 @@ static bool takes_too_much(const struct engine *engine, struct bytes namespace, 
     const double part = engine->stored_bytes ? (double)counts.stored_bytes / (double)engine->stored_bytes : 0;
     const uint64_t own =
         (uint64_t)(part * (double)space->used_bytes) + (counts.running + counts.interrupted) * space->unfinished_bytes;
+    if (!over_share(engine, own, space->needed_bytes, space->quota_bytes))
+        return false;
     snprintf(message, MESSAGE_BYTES,
-             "this namespace takes %llu bytes of the store, and it may have %u %% of the %llu that others leave "
+             "this namespace takes %llu bytes of the store, and it may have %u %% of what the others leave of %llu "
              "(--namespace-share, --quota): it replays, completes and releases, and is granted nothing new",
              (unsigned long long)own, engine->options.namespace_share, (unsigned long long)space->quota_bytes);
-    return over_share(engine, own, space->needed_bytes, space->quota_bytes);
+    return true;
 }
 
 /* ---- Waiting, its limits ------------------------------------------------------------ */

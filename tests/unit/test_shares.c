@@ -170,9 +170,8 @@ static void half_of_what_the_others_leave(void **state)
     open_engine(50, 100);
     assert_int_equal(begin_many("a", 0, 1000), 50);
     assert_refused("TOO_MANY_UNFINISHED");
-    assert_string_equal(told.message,
-                        "50 operations of this namespace are unfinished, and it may have 50 % of the 100 that "
-                        "others leave (--namespace-share, --max-unfinished)");
+    assert_string_equal(told.message, "50 operations of this namespace are unfinished, and it may have 50 % of what "
+                                      "the others leave of 100 (--namespace-share, --max-unfinished)");
     assert_int_equal(begin_many("b", 0, 1000), 25);
     assert_refused("TOO_MANY_UNFINISHED");
     assert_int_equal(begin_many("c", 0, 1000), 13); /* of 25, rounded up */
