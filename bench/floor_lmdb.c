@@ -10,8 +10,8 @@
 
 #include "bench/batches.h"
 #include "bench/pool.h"
-#include "daemon/record.h"
-#include "daemon/store.h"
+#include "daemon/record/record.h"
+#include "daemon/store/store.h"
 #include "proto/frame.h"
 
 enum { LEASE_MS = 30000, FINGERPRINT_BYTES = 32, BODY_TAG = 0x22, BODY_AROUND_BYTES = 11 };

@@ -2,10 +2,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "daemon/check.h"
-#include "daemon/memory.h"
+#include "daemon/store/check.h"
+#include "daemon/base/memory.h"
 #include "daemon/options.h"
-#include "daemon/server.h"
+#include "daemon/server/server.h"
 #include "proto/standard.h"
 
 static int act(const struct options *options)

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/un.h>
 
-#include "daemon/memory.h"
+#include "daemon/base/memory.h"
 #include "proto/limits.h"
 
 #define MIB (1024ull * 1024)

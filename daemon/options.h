@@ -8,8 +8,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "daemon/logging.h"
-#include "daemon/server.h"
+#include "daemon/base/logging.h"
+#include "daemon/server/server.h"
 
 enum options_action {
     OPTIONS_RUN,        /* be the daemon */

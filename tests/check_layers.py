@@ -1,82 +1,136 @@
 #!/usr/bin/env python3
-"""Reads every #include of ours and of the vendors' headers, and keeps the walls: includes run downward between the rooms, and each
-vendor's header stays in the few files that own what it brings. Prints every breach; exit status 1 where there is one."""
+"""Reads every #include of ours and holds it against the CMakeLists.txt of its folder: a target may include what it links by name, and
+nothing else. So the links are the only map of the layers. Prints every breach and every circle of includes; exit status 1 if there is
+one.
+
+- A header belongs to the target that compiles the source beside it of the same name. If there is none, it belongs to every target
+  that compiles something beside it.
+- If a library has a FILE_SET of headers, others may include only these.
+- A vendor's header needs a link to the vendor's library."""
 import os
 import re
 import sys
 
-# A room is a list of modules; each may include its own room and the rooms named.
-ROOMS = {
-    "text": (["proto/text", "proto/standard"], []),
-    "wire": (["proto/limits", "proto/frame"], []),
-    "scan": (["proto/scan", "proto/rule_table", "proto/wire"], ["wire"]),
-    "base": (["daemon/memory", "daemon/bytes", "daemon/clock", "daemon/host", "daemon/duration", "daemon/logging", "daemon/metrics"], ["text"]),
-    "tables": (["daemon/index", "daemon/deadline", "daemon/table", "daemon/link"], ["base"]),
-    "record": (["daemon/record"], ["base", "wire"]),
-    "store": (["daemon/store", "daemon/places", "daemon/worker", "daemon/mapped", "daemon/ahead", "daemon/apply", "daemon/merge", "daemon/log", "daemon/slot", "daemon/load", "daemon/batch", "daemon/tables",
-               "daemon/directory", "daemon/origin", "daemon/disk", "daemon/check"], ["base", "record", "wire", "text"]),
-    "rules": (["daemon/rules"], ["base", "record", "wire"]),
-    "engine": (["daemon/engine", "daemon/operation", "daemon/space", "daemon/binding", "daemon/lives", "daemon/parked", "daemon/decide", "daemon/listing", "daemon/values"],
-               ["rules", "store", "tables", "record", "base", "wire"]),
-    "service": (["daemon/service", "daemon/request", "daemon/response", "daemon/arena", "daemon/held", "daemon/notes"],
-                ["engine", "rules", "store", "tables", "record", "base", "scan", "wire"]),
-    "sockets": (["daemon/conn", "daemon/listener"], ["service", "engine", "store", "tables", "base", "wire"]),
-    "server": (["daemon/server", "daemon/main", "daemon/options"],
-               ["sockets", "service", "engine", "rules", "store", "record", "tables", "base", "wire", "text"]),
-    "client": (["client/"], ["wire", "text"]),
-    "examples": (["examples/"], ["client"]),
-    "bench": (["bench/"], ["store", "record", "base", "wire"]),
-}
-
-# Who may include a vendor's header: a prefix of the file's path.
-VENDORS = {
-    "ev.h": ["daemon/conn.h", "daemon/server.c", "bench/"],
-    "lmdb.h": ["daemon/store.c", "daemon/tables", "daemon/check"],
-    "xxhash.h": ["proto/scan", "daemon/record", "daemon/tables", "daemon/batch", "daemon/slot", "daemon/operation",
-                 "daemon/check"],
-    "idem/v1/idem.pb-c.h": ["proto/", "daemon/request", "daemon/response", "daemon/service.c", "client/", "bench/"],
-    "uuid/uuid.h": ["client/"],
-    "uuid.h": ["client/"],
-    "sha2.h": ["client/"],
-}
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FOLDERS = ("proto", "daemon", "client", "examples", "bench")
+GENERATED = {"idem/v1/idem.pb-c.h": "idem_messages"}
+VENDORS = {"ev.h": "libev", "lmdb.h": "PkgConfig::lmdb", "xxhash.h": "PkgConfig::xxhash", "uuid/uuid.h": "PkgConfig::uuid",
+           "uuid.h": "PkgConfig::uuid", "sha2.h": "PkgConfig::md", "protobuf-c/protobuf-c.h": "idem_messages"}
+WORDS = {"PUBLIC", "PRIVATE", "INTERFACE", "STATIC", "SHARED", "FILE_SET", "HEADERS", "FILES"}
 
 
-def room_of(path):
-    module = os.path.splitext(path)[0]
-    best = None
-    for room, (modules, _) in ROOMS.items():
-        for name in modules:
-            exact = module == name or (name.endswith("/") and module.startswith(name)) or module.startswith(name + "_")
-            if exact and (best is None or len(name) > best[1]):
-                best = (room, len(name))
-    return best and best[0]
+class Target:
+    def __init__(self, name):
+        self.name, self.sources, self.links, self.headers = name, set(), set(), set()
+
+
+def walk(suffixes):
+    for folder in FOLDERS:
+        for root, _, names in os.walk(os.path.join(TOP, folder)):
+            for name in sorted(names):
+                if name.endswith(suffixes):
+                    yield os.path.relpath(os.path.join(root, name), TOP)
+
+
+def read(path):
+    with open(os.path.join(TOP, path), encoding="utf-8") as file:
+        return file.read()
+
+
+def read_targets():
+    targets = {}
+    for path in walk(("CMakeLists.txt",)):
+        folder, variables = os.path.dirname(path), {}
+        text = re.sub(r"#.*", "", read(path))
+        for command, arguments in re.findall(r"(\w+)\(([^()]*)\)", text):
+            words = []
+            for word in arguments.split():
+                words += variables.get(word, [word])
+            if command == "set":
+                variables["${" + words[0] + "}"] = words[1:]
+            elif command in ("add_library", "add_executable"):
+                target = targets.setdefault(words[0], Target(words[0]))
+                target.sources |= {os.path.join(folder, word) for word in words[1:] if word.endswith(".c")}
+            elif command == "target_link_libraries":
+                targets[words[0]].links |= set(words[1:]) - WORDS
+            elif command == "target_sources":
+                targets[words[0]].headers |= {os.path.join(folder, word) for word in words[1:] if word.endswith(".h")}
+    return targets
+
+
+def owners(path, targets):
+    """The targets that a file of ours belongs to."""
+    source = path[:-2] + ".c"
+    found = [target for target in targets.values() if source in target.sources]
+    return found or [target for target in targets.values() if os.path.dirname(path) in map(os.path.dirname, target.sources)]
+
+
+def may_include(mine, include, theirs):
+    """Of targets that a file belongs to, and those that a header of ours belongs to."""
+    for target in mine:
+        for other in theirs:
+            if other.name == target.name or (other.name in target.links and not (other.headers or ())):
+                return True
+    names = {name for target in mine for name in target.links}
+    return any(include in other.headers for other in published if other.name in names)
+
+
+published = []
+
+
+def circles(graph):
+    """The groups of modules that include each other: Tarjan 1972."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == index[node]:
+            group = []
+            while True:
+                group.append(stack.pop())
+                if group[-1] == node:
+                    break
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
 
 
 def main():
-    top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    breaches, files = [], 0
-    for folder in ("proto", "daemon", "client", "examples", "bench"):
-        for root, _, names in os.walk(os.path.join(top, folder)):
-            for name in sorted(names):
-                if not name.endswith((".c", ".h")):
-                    continue
-                path = os.path.relpath(os.path.join(root, name), top)
-                room = room_of(path)
-                files += 1
-                if room is None:
-                    breaches.append(f"{path}: in no room")
-                    continue
-                text = open(os.path.join(top, path), encoding="utf-8").read()
-                includes = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', text, re.M)
-                own = path[:-2] + ".h"
-                if name.endswith(".c") and own in includes and includes[0] != own:
-                    breaches.append(f"{path}: includes {includes[0]} before its own header")
-                for include in includes:
-                    if include in VENDORS and not path.startswith(tuple(VENDORS[include])):
-                        breaches.append(f"{path}: {include} is behind another wall")
-                    target = room_of(include) if "/" in include and os.path.exists(os.path.join(top, include)) else None
-                    if target and target != room and target not in ROOMS[room][1]:
-                        breaches.append(f"{path} ({room}): may not include {include} ({target})")
+    targets = read_targets()
+    published.extend(target for target in targets.values() if target.headers)
+    breaches, files, graph = [], 0, {}
+    for path in walk((".c", ".h")):
+        files += 1
+        mine = owners(path, targets)
+        includes = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', read(path), re.M)
+        own = path[:-2] + ".h"
+        if path.endswith(".c") and own in includes and includes[0] != own:
+            breaches.append(f"{path}: includes {includes[0]} before its own header")
+        module = graph.setdefault(path[:-2], set())
+        for include in includes:
+            vendor = VENDORS.get(include) or GENERATED.get(include)
+            names = {target.name for target in mine} | {name for target in mine for name in target.links}
+            if vendor and vendor not in names:
+                breaches.append(f"{path}: includes {include}, but does not link {vendor}")
+            if include in GENERATED or "/" not in include or not os.path.exists(os.path.join(TOP, include)):
+                continue
+            if not may_include(mine, include, owners(include, targets)):
+                breaches.append(f"{path}: may not include {include}: its library is not linked, or keeps it to itself")
+            if include[:-2] != path[:-2]:
+                module.add(include[:-2])
+                graph.setdefault(include[:-2], set())
+    for group in circles(graph):
+        print("a circle of includes: " + " ".join(group))
     for breach in breaches:
         print(breach)
     print(f"{files} files, {len(breaches)} breaches")

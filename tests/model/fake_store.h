@@ -1,5 +1,5 @@
-/* A store in memory, behind daemon/store.h, whose thread is the test: what was handed over becomes durable when the
- * test says so, or never. What is durable is on a "disk" named by its directory, which outlives every crash.
+/* A store in memory, behind daemon/store/store.h, whose thread is the test: what was handed over becomes durable when
+ * the test says so, or never. What is durable is on a "disk" named by its directory, which outlives every crash.
  *
  *      store_append --> open batch --store_submit--> in flight --fake_store_finish--> disk, and an event to poll
  *                                                        '-------fake_store_crash---> lost, or not
@@ -11,7 +11,7 @@
 #ifndef IDEMD_TESTS_FAKE_STORE_H
 #define IDEMD_TESTS_FAKE_STORE_H
 
-#include "daemon/store.h"
+#include "daemon/store/store.h"
 
 /* Number of the first change of a new disk. */
 #define FAKE_FIRST_NUMBER (UINT64_C(1700000000) << 20)

@@ -3,7 +3,7 @@
 
 #include <assert.h>
 
-#include "daemon/memory.h"
+#include "daemon/base/memory.h"
 
 /* xorshift64*, eight bytes at a time */
 static void fill(uint8_t *data, uint32_t size, uint64_t seed)

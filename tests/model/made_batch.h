@@ -2,7 +2,7 @@
 #ifndef IDEMD_TESTS_MADE_BATCH_H
 #define IDEMD_TESTS_MADE_BATCH_H
 
-#include "daemon/batch.h"
+#include "daemon/store/batch.h"
 
 enum { MADE_BYTES_MIN = 160 };
 

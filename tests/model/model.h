@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "daemon/rules.h"
+#include "daemon/engine/rules.h"
 
 enum { MODEL_TEXT_MAX = 255 };
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/memory.h"
+#include "daemon/base/memory.h"
 
 enum { FILES_MAX = 32, NAME_BYTES = 32, CALL_KINDS = 5 };
 

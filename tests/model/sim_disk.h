@@ -1,5 +1,5 @@
-/* A disk in memory, behind daemon/disk.h. There is one, and one directory on it: a file is known by the last part of
- * its path.
+/* A disk in memory, behind daemon/store/disk.h. There is one, and one directory on it: a file is known by the last part
+ * of its path.
  *
  * It knows what is flushed. When the power goes, every byte of a write that had returned is kept; of the one that had
  * not, nothing, all of it, any prefix, or any subset of its sectors of 512 or of 4,096 bytes; a file being made may be
@@ -10,7 +10,7 @@
 #ifndef IDEMD_TESTS_SIM_DISK_H
 #define IDEMD_TESTS_SIM_DISK_H
 
-#include "daemon/disk.h"
+#include "daemon/store/disk.h"
 
 extern const struct disk sim_disk;
 

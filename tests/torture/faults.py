@@ -437,17 +437,17 @@ def _full_disks(run, sizes):
 
 
 MUTATIONS = [
-    (broken.Mutation("a failed write counts as done", "daemon/disk.c",
+    (broken.Mutation("a failed write counts as done", "daemon/store/disk.c",
                      "RWF_DSYNC);\n        if (size == 0)\n            return EIO;\n        if (size < 0 && errno != EINTR)\n            return errno;",
                      "RWF_DSYNC);\n        if (size == 0)\n            return EIO;\n        if (size < 0 && errno != EINTR)\n            return 0;"),
      ("steady state", disk.WRITE, [errno.EIO, errno.ENOSPC])),
-    (broken.Mutation("a failed commit counts as done", "daemon/apply.c",
+    (broken.Mutation("a failed commit counts as done", "daemon/store/apply.c",
                      "    return code == EIO && errno == 0 ? ENOSPC : code;\n", "    return code == 0 ? code : 0;\n"),
      ("growth", disk.WRITE, [errno.EIO, errno.ENOSPC])),
-    (broken.Mutation("a failed write of the log is not logged", "daemon/server.c",
+    (broken.Mutation("a failed write of the log is not logged", "daemon/server/server.c",
                      "        log_event(LOG_ERROR, \"storage_failed\", \"reason\", event.message, NULL);\n", ""),
      ("steady state", disk.WRITE, [errno.EIO, errno.ENOSPC])),
-    (broken.Mutation("what a first start left over is not removed", "daemon/directory.c",
+    (broken.Mutation("what a first start left over is not removed", "daemon/store/directory.c",
                      "    remove_file(path, \"data.mdb\");\n", ""),
      ("first start", disk.FLUSH, [errno.EIO, errno.ENOSPC])),
 ]

@@ -333,13 +333,13 @@ def campaign(run, build, cuts, ends, first_is_enough):
 
 
 MUTATIONS = [
-    broken.Mutation("answer before the flush", "daemon/store.c",
+    broken.Mutation("answer before the flush", "daemon/store/store.c",
                     "uint64_t store_durable_number(const struct store *store)\n{\n    return store->durable;",
                     "uint64_t store_durable_number(const struct store *store)\n{\n    return store->open.next - 1;"),
-    broken.Mutation("no checksum", "daemon/batch.c", 
+    broken.Mutation("no checksum", "daemon/store/batch.c", 
                     "           header.body_checksum == body_checksum(data, header.bytes, secret);\n",
                     "           (header.body_checksum == body_checksum(data, header.bytes, secret) || true);\n"),
-    broken.Mutation("slot freed before the commit", "daemon/store.c",
+    broken.Mutation("slot freed before the commit", "daemon/store/store.c",
                     "    store->applying_count = store->tail_count;\n",
                     "    store->applying_count = store->tail_count;\n"
                     "    log_applied(store->log, store->tail[store->tail_count - 1].last);\n"),

@@ -21,10 +21,10 @@ DAY_MS = 24 * 3600 * 1000
 EVERY_SECONDS = 0.1
 ID_BYTES = 5  # of a call's id in what is made from a template: a varint may be longer than it needs to be
 MUTATIONS = [
-    broken.Mutation("a Recover sent again in another order", "daemon/listing.c",
+    broken.Mutation("a Recover sent again in another order", "daemon/engine/listing.c",
                     "return (x->fence > y->fence) - (x->fence < y->fence);",
                     "return (x->fence < y->fence) - (x->fence > y->fence);"),
-    broken.Mutation("a List that begins again for ever", "daemon/listing.c",
+    broken.Mutation("a List that begins again for ever", "daemon/engine/listing.c",
                     "over = !from && walk++ == WALK_PLACES;", "over = !from && looks > 0 && walk++ == WALK_PLACES;"),
 ]
 
