@@ -20,7 +20,7 @@ enum { LEASE_MS = 30000, FINGERPRINT_BYTES = 32, BODY_TAG = 0x22, BODY_AROUND_BY
 
 /* Where a key's outcome is, for who asks again. */
 struct stored {
-    uint64_t place, number;
+    uint64_t expiry_key, number;
 };
 
 static struct {
@@ -46,14 +46,14 @@ static void on_wake(void *context)
         abort();
 }
 
-static void on_unfinished(void *context, uint64_t life, struct bytes record)
+static void on_unfinished(void *context, uint64_t generation, struct bytes record)
 {
-    (void)context, (void)life, (void)record;
+    (void)context, (void)generation, (void)record;
 }
 
-static void on_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
+static void on_finished(void *context, uint64_t expiry_key, const struct record *head, uint32_t record_bytes)
 {
-    (void)context, (void)place, (void)head, (void)record_bytes;
+    (void)context, (void)expiry_key, (void)head, (void)record_bytes;
 }
 
 static void read_clock(void)
@@ -69,7 +69,7 @@ static bool open_store(const struct load_options *options)
                                       .values_bytes_max = options->body_bytes + BODY_AROUND_BYTES,
                                       .wake = on_wake};
     const struct store_visitor nothing = {on_unfinished, on_finished, NULL};
-    struct store_error error;
+    struct failure error;
 
     snprintf(floor_lmdb.folder, sizeof floor_lmdb.folder, "%s/idem-bench-XXXXXX", options->address);
     floor_lmdb.wake = eventfd(0, EFD_CLOEXEC);
@@ -131,7 +131,7 @@ static struct record record_of(const struct target_request *request, uint64_t nu
     struct record record = {.id.namespace = bytes_of("bench", 5),
                             .id.key = bytes_of(texts->key, sizeof texts->key),
                             .state = RECORD_RUNNING,
-                            .life = request->fence ? request->fence : number,
+                            .generation = request->fence ? request->fence : number,
                             .fence = request->fence ? request->fence : number,
                             .revision = number,
                             .attempt = 1,
@@ -157,7 +157,7 @@ static void append(enum store_change_kind kind, const struct record *record, con
 
     change->kind = kind;
     change->number = record->revision;
-    change->life = record->life;
+    change->generation = record->generation;
     change->record = bytes_of(encoded, record_encode(record, encoded));
     if (before)
         change->base = bytes_of(base, record_encode(before, base));
@@ -212,9 +212,9 @@ static void complete(const struct target_request *request)
         record.inline_values = body;
     else
         change.values[BLOB_BODY] = body;
-    change.place = store_place(floor_lmdb.store, record.expires_ms, KEEP_MS);
+    change.expiry_key = store_expiry_key(floor_lmdb.store, record.expires_ms, KEEP_MS);
     if (at < floor_lmdb.keys)
-        floor_lmdb.stored[at] = (struct stored){change.place, number};
+        floor_lmdb.stored[at] = (struct stored){change.expiry_key, number};
     append(STORE_FINISH, &record, &claimed, &change);
 }
 
@@ -227,12 +227,12 @@ static bool replay(const struct target_request *request)
 
     if (stored->number > floor_lmdb.applied)
         return true;
-    if (store_read_finished(floor_lmdb.store, stored->place, &encoded) != STORE_FOUND ||
+    if (store_read_finished(floor_lmdb.store, stored->expiry_key, &encoded) != STORE_FOUND ||
         record_decode(encoded, &record) != RECORD_GOOD)
         return false;
     return record.inline_values.size == record.body_field_bytes ||
-           store_read_value(floor_lmdb.store, stored->place, BLOB_BODY, record.body_field_bytes, floor_lmdb.body) ==
-               STORE_FOUND;
+           store_read_value(floor_lmdb.store, stored->expiry_key, BLOB_BODY, record.body_field_bytes,
+                            floor_lmdb.body) == STORE_FOUND;
 }
 
 static bool put(const struct target_request *request, uint64_t *fence)

@@ -15,7 +15,7 @@ enum { FINGERPRINT_BYTES = 32, CLAIM_BYTES = 48, KEEP_S = 24 * 3600, AROUND_BYTE
 struct template
 {
     char head[64], between[64], tail[64];
-    size_t head_bytes, between_bytes, value_bytes, tail_bytes;
+    size_t head_bytes, between_bytes, value_bytes, backlog_bytes;
 };
 
 static struct template claim, complete, get;
@@ -26,7 +26,8 @@ static struct template set(uint32_t value_bytes, const char *condition)
 
     template.head_bytes = (size_t)sprintf(template.head, "*6\r\n$3\r\nSET\r\n$%d\r\n", POOL_KEY_BYTES);
     template.between_bytes = (size_t)sprintf(template.between, "\r\n$%u\r\n", value_bytes);
-    template.tail_bytes = (size_t)sprintf(template.tail, "\r\n$2\r\n%s\r\n$2\r\nEX\r\n$5\r\n%d\r\n", condition, KEEP_S);
+    template.backlog_bytes =
+        (size_t)sprintf(template.tail, "\r\n$2\r\n%s\r\n$2\r\nEX\r\n$5\r\n%d\r\n", condition, KEEP_S);
     return template;
 }
 
@@ -35,7 +36,7 @@ static void open_redis(uint32_t body_bytes)
     claim = set(CLAIM_BYTES, "NX");
     complete = set(body_bytes, "XX");
     get.head_bytes = (size_t)sprintf(get.head, "*2\r\n$3\r\nGET\r\n$%d\r\n", POOL_KEY_BYTES);
-    get.tail_bytes = (size_t)sprintf(get.tail, "\r\n");
+    get.backlog_bytes = (size_t)sprintf(get.tail, "\r\n");
 }
 
 static size_t request_bytes_max(void)
@@ -64,7 +65,7 @@ static size_t put_request(const struct target_request *request, uint8_t *out)
     } else {
         at = append(at, pool_value(request->key, POOL_BODY), template->value_bytes);
     }
-    at = append(at, template->tail, template->tail_bytes);
+    at = append(at, template->tail, template->backlog_bytes);
     return (size_t)(at - out);
 }
 

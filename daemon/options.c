@@ -339,11 +339,11 @@ static const char *add_address(struct options *options, const char *address)
     return fault;
 }
 
-static const char *set_word(const struct option *option, int *place, const char *value)
+static const char *set_word(const struct option *option, int *expiry_key, const char *value)
 {
     for (int i = 0; option->words[i]; i++)
         if (strcmp(option->words[i], value) == 0) {
-            *place = i + (int)option->least;
+            *expiry_key = i + (int)option->least;
             return NULL;
         }
     return option->help;

@@ -8,7 +8,7 @@
 
 enum { CHILDREN = 4 };
 
-static void place(struct deadlines *deadlines, uint32_t at, struct deadline *deadline)
+static void expiry_key(struct deadlines *deadlines, uint32_t at, struct deadline *deadline)
 {
     deadlines->heap[at] = deadline;
     deadline->slot = at + 1;
@@ -20,10 +20,10 @@ static void rise(struct deadlines *deadlines, uint32_t at, struct deadline *dead
         const uint32_t parent = (at - 1) / CHILDREN;
         if (deadlines->heap[parent]->at_ms <= deadline->at_ms)
             break;
-        place(deadlines, at, deadlines->heap[parent]);
+        expiry_key(deadlines, at, deadlines->heap[parent]);
         at = parent;
     }
-    place(deadlines, at, deadline);
+    expiry_key(deadlines, at, deadline);
 }
 
 static uint32_t least_child(const struct deadlines *deadlines, uint32_t at)
@@ -43,10 +43,10 @@ static void sink(struct deadlines *deadlines, uint32_t at, struct deadline *dead
         const uint32_t child = least_child(deadlines, at);
         if (deadlines->heap[child]->at_ms >= deadline->at_ms)
             break;
-        place(deadlines, at, deadlines->heap[child]);
+        expiry_key(deadlines, at, deadlines->heap[child]);
         at = child;
     }
-    place(deadlines, at, deadline);
+    expiry_key(deadlines, at, deadline);
 }
 
 /* Puts an entry where it belongs, starting from a free place. */

@@ -91,18 +91,18 @@ static uint32_t entry_tag(const struct bucket *bucket, int i)
     return tag;
 }
 
-static uint64_t entry_place(const struct bucket *bucket, int i)
+static uint64_t entry_value(const struct bucket *bucket, int i)
 {
-    uint64_t place;
+    uint64_t value;
 
-    memcpy(&place, bucket->entries + i * ENTRY_BYTES + 4, sizeof place);
-    return place;
+    memcpy(&value, bucket->entries + i * ENTRY_BYTES + 4, sizeof value);
+    return value;
 }
 
-static void entry_set(struct bucket *bucket, int i, uint32_t tag, uint64_t place)
+static void entry_set(struct bucket *bucket, int i, uint32_t tag, uint64_t value)
 {
     memcpy(bucket->entries + i * ENTRY_BYTES, &tag, sizeof tag);
-    memcpy(bucket->entries + i * ENTRY_BYTES + 4, &place, sizeof place);
+    memcpy(bucket->entries + i * ENTRY_BYTES + 4, &value, sizeof value);
 }
 
 static struct bucket *next_of(const struct index *index, const struct bucket *bucket)
@@ -155,12 +155,12 @@ static uint32_t take_overflow(struct index *index)
     return number;
 }
 
-static void insert(struct index *index, struct bucket *bucket, uint32_t tag, uint64_t place)
+static void insert(struct index *index, struct bucket *bucket, uint32_t tag, uint64_t value)
 {
     for (;; bucket = next_of(index, bucket)) {
         for (int i = 0; i < ENTRIES; i++)
-            if (entry_place(bucket, i) == 0) {
-                entry_set(bucket, i, tag, place);
+            if (entry_value(bucket, i) == 0) {
+                entry_set(bucket, i, tag, value);
                 return;
             }
         if (!bucket->overflow)
@@ -176,8 +176,8 @@ static void scatter(struct index *index, struct bucket *first)
     *first = (struct bucket){.overflow = 0};
     for (;;) {
         for (int i = 0; i < ENTRIES; i++)
-            if (entry_place(&chain, i))
-                insert(index, bucket_of(index, entry_tag(&chain, i)), entry_tag(&chain, i), entry_place(&chain, i));
+            if (entry_value(&chain, i))
+                insert(index, bucket_of(index, entry_tag(&chain, i)), entry_tag(&chain, i), entry_value(&chain, i));
         const uint32_t number = chain.overflow;
         if (!number)
             return;
@@ -197,10 +197,10 @@ static void grow(struct index *index)
     scatter(index, at(&index->main, added - (1u << index->level)));
 }
 
-void index_add(struct index *index, uint64_t hash, uint64_t place)
+void index_add(struct index *index, uint64_t hash, uint64_t value)
 {
-    assert(place != 0);
-    insert(index, bucket_of(index, hash), (uint32_t)hash, place);
+    assert(value != 0);
+    insert(index, bucket_of(index, hash), (uint32_t)hash, value);
     index->entries++;
     if (index->entries * 10 > (uint64_t)index->main.count * ENTRIES * LOAD_OF_TEN && index->main.count < BUCKETS_MAX)
         grow(index);
@@ -208,11 +208,11 @@ void index_add(struct index *index, uint64_t hash, uint64_t place)
 
 /* ---- Finding -------------------------------------------------------------------- */
 
-static struct bucket *find(const struct index *index, uint64_t hash, uint64_t place, int *i)
+static struct bucket *find(const struct index *index, uint64_t hash, uint64_t value, int *i)
 {
     for (struct bucket *bucket = bucket_of(index, hash); bucket; bucket = next_of(index, bucket))
         for (*i = 0; *i < ENTRIES; ++*i)
-            if (entry_place(bucket, *i) == place && entry_tag(bucket, *i) == (uint32_t)hash)
+            if (entry_value(bucket, *i) == value && entry_tag(bucket, *i) == (uint32_t)hash)
                 return bucket;
     return NULL;
 }
@@ -232,7 +232,7 @@ bool index_replace(struct index *index, uint64_t hash, uint64_t from, uint64_t t
 static bool is_empty(const struct bucket *bucket)
 {
     for (int i = 0; i < ENTRIES; i++)
-        if (entry_place(bucket, i))
+        if (entry_value(bucket, i))
             return false;
     return true;
 }
@@ -246,10 +246,10 @@ static void fill_hole(struct index *index, struct bucket *first, struct bucket *
 
     for (struct bucket *next; (next = next_of(index, last)); last = next)
         before = last;
-    while (i >= 0 && !entry_place(last, i))
+    while (i >= 0 && !entry_value(last, i))
         i--;
     if (i >= 0) {
-        entry_set(holed, hole, entry_tag(last, i), entry_place(last, i));
+        entry_set(holed, hole, entry_tag(last, i), entry_value(last, i));
         entry_set(last, i, 0, 0);
     }
     if (before && is_empty(last)) {
@@ -259,12 +259,12 @@ static void fill_hole(struct index *index, struct bucket *first, struct bucket *
     }
 }
 
-bool index_remove(struct index *index, uint64_t hash, uint64_t place)
+bool index_remove(struct index *index, uint64_t hash, uint64_t value)
 {
     int i;
-    struct bucket *bucket = find(index, hash, place, &i);
+    struct bucket *bucket = find(index, hash, value, &i);
 
-    assert(place != 0);
+    assert(value != 0);
     if (!bucket)
         return false;
     entry_set(bucket, i, 0, 0);
@@ -282,8 +282,8 @@ uint64_t index_find(const struct index *index, uint64_t hash, struct index_curso
     while (bucket) {
         for (int i = (int)(cursor->step % ENTRIES); i < ENTRIES; i++) {
             cursor->step++;
-            if (entry_tag(bucket, i) == (uint32_t)hash && entry_place(bucket, i))
-                return entry_place(bucket, i);
+            if (entry_tag(bucket, i) == (uint32_t)hash && entry_value(bucket, i))
+                return entry_value(bucket, i);
         }
         bucket = next_of(index, bucket);
     }
@@ -295,7 +295,7 @@ void index_prefetch(const struct index *index, uint64_t hash)
     __builtin_prefetch(bucket_of(index, hash));
 }
 
-void index_expect(struct index *index, uint64_t entries)
+void index_reserve(struct index *index, uint64_t entries)
 {
     const uint64_t buckets = entries * 10 / (ENTRIES * LOAD_OF_TEN) + 1;
 
@@ -333,7 +333,7 @@ void index_check(const struct index *index)
             overflow += bucket != first;
             assert(bucket == first || !is_empty(bucket));
             for (int i = 0; i < ENTRIES; i++) {
-                if (!entry_place(bucket, i))
+                if (!entry_value(bucket, i))
                     continue;
                 entries++;
                 assert(number_of(index, entry_tag(bucket, i)) == number);

@@ -1,5 +1,5 @@
 /* The daemon's log: one line an event on standard error, as logfmt or JSON, never from a library. Nobody waits for it:
- * lines that a full pipe does not take are lost, and counted in a line log_lost when it takes some again. Thread-safe.
+ * lines that a full pipe does not take are lost, and counted in a line wal_lost when it takes some again. Thread-safe.
  */
 #ifndef IDEMD_LOGGING_H
 #define IDEMD_LOGGING_H

@@ -45,7 +45,7 @@ void decide_refuse(struct engine *engine, const struct asker *asker, enum code c
     decide_reply(engine, asker, &reply);
 }
 
-struct reply_operation decide_describe(struct engine *engine, const struct found *found, const struct values *values,
+struct reply_operation decide_describe(struct engine *engine, const struct lookup *found, const struct values *values,
                                        const struct now *now)
 {
     const struct record *record = &found->record;
@@ -124,7 +124,7 @@ static bool shows_outcome(enum call_type call, enum answer answer, enum ownershi
 }
 
 /* The parts that speak of the operation as it is now, and the number that all of it rests on. */
-static void add_operation(struct engine *engine, struct reply *reply, const struct found *found,
+static void add_operation(struct engine *engine, struct reply *reply, const struct lookup *found,
                           const struct values *values, const struct now *now)
 {
     if (!found->there) {
@@ -345,7 +345,7 @@ static bool no_room_for_outcome(struct engine *engine, const struct asker *asker
     return true;
 }
 
-static void decide_damaged(struct engine *engine, const struct asker *asker, struct found *found)
+static void decide_damaged(struct engine *engine, const struct asker *asker, struct lookup *found)
 {
     struct reply reply = {.call = asker->call->type, .ownership = OWNERSHIP_HELD};
 
@@ -369,16 +369,16 @@ static unsigned values_needed(const struct call *call, const struct decision *de
 }
 
 /* Does the change alter what others of this operation may be told? */
-static bool concerns_waiters(const struct found *found, const struct decision *decision)
+static bool concerns_waiters(const struct lookup *found, const struct decision *decision)
 {
     return decision->change == CHANGE_REMOVE || decision->granted ||
            (decision->change == CHANGE_PUT && found->record.state != decision->next.state);
 }
 
-static void found_in_memory(struct operation *operation, struct found *found)
+static void found_in_memory(struct operation *operation, struct lookup *found)
 {
     found->operation = operation;
-    found->place = 0;
+    found->expiry_key = 0;
     found->there = found->damaged = false;
     if (operation && operation->state != RECORD_ABSENT) {
         operation_read(operation, &found->record);
@@ -386,19 +386,19 @@ static void found_in_memory(struct operation *operation, struct found *found)
     }
 }
 
-static void change(struct engine *engine, const struct call *call, struct found *found, struct decision *decision)
+static void change(struct engine *engine, const struct call *call, struct lookup *found, struct decision *decision)
 {
     struct operation *operation = operation_change(engine, found, call, decision);
 
     found->operation = operation;
-    found->place = 0;
+    found->expiry_key = 0;
     found->there = decision->change == CHANGE_PUT;
     if (found->there)
         found->record = decision->next;
 }
 
 /* Carries out what was decided and is possible. *found is as it is afterwards. */
-static void carry_out(struct engine *engine, const struct asker *asker, struct found *found, struct decision *decision,
+static void carry_out(struct engine *engine, const struct asker *asker, struct lookup *found, struct decision *decision,
                       const struct now *now)
 {
     if (decision->change != CHANGE_NONE)
@@ -414,7 +414,7 @@ static void carry_out(struct engine *engine, const struct asker *asker, struct f
 
 /* Answers one asker by what the rules said of what was found: true. False: it goes on waiting, or waits from now on.
  * *again: the operation's other waiters have to be looked at. */
-static bool decide(struct engine *engine, const struct asker *asker, struct found *found, struct decision *decision,
+static bool decide(struct engine *engine, const struct asker *asker, struct lookup *found, struct decision *decision,
                    const struct now *now, bool *again)
 {
     const struct call *call = asker->call;
@@ -449,7 +449,7 @@ static bool decide(struct engine *engine, const struct asker *asker, struct foun
     return true;
 }
 
-static void apply_rule(struct engine *engine, const struct call *call, struct found *found, const struct now *now,
+static void apply_rule(struct engine *engine, const struct call *call, struct lookup *found, const struct now *now,
                        struct decision *decision)
 {
     if (found->there && found->record.state == RECORD_RUNNING)
@@ -459,7 +459,7 @@ static void apply_rule(struct engine *engine, const struct call *call, struct fo
 
 /* Of what is done: does a part of its outcome not read? Then it can be forgotten whatever its revision, which nobody
  * can learn. */
-static bool values_damaged(struct engine *engine, const struct found *found, const struct now *now)
+static bool values_damaged(struct engine *engine, const struct lookup *found, const struct now *now)
 {
     struct values values;
 
@@ -473,7 +473,7 @@ static bool values_damaged(struct engine *engine, const struct found *found, con
 
 void decide_call(struct engine *engine, const struct asker *asker, const struct now *now)
 {
-    struct found found;
+    struct lookup found;
     struct decision decision;
     bool again;
 
@@ -508,7 +508,7 @@ struct asker decide_asker(const struct parked *parked)
 static bool serve_one(struct engine *engine, struct parked *parked, const struct now *now)
 {
     const struct asker asker = decide_asker(parked);
-    struct found found;
+    struct lookup found;
     struct decision decision;
     bool again;
 
@@ -526,7 +526,7 @@ static struct parked *first_taker(struct engine *engine, struct operation *opera
 
     for (struct parked *parked = operation->waiters.first; parked; parked = next) {
         const struct asker asker = decide_asker(parked);
-        struct found found;
+        struct lookup found;
         struct decision decision;
 
         next = parked->queue_next;
@@ -573,7 +573,7 @@ void decide_waiters(struct engine *engine, struct operation *operation, const st
 
 void decide_lease_end(struct engine *engine, struct operation *operation, const struct now *now)
 {
-    struct found found;
+    struct lookup found;
     struct decision decision;
 
     found_in_memory(operation, &found);
@@ -586,7 +586,7 @@ void decide_lease_end(struct engine *engine, struct operation *operation, const 
 void decide_wait_end(struct engine *engine, struct parked *parked, const struct now *now)
 {
     const struct asker asker = decide_asker(parked);
-    struct found found;
+    struct lookup found;
     struct decision decision;
     bool again;
 

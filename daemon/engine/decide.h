@@ -41,7 +41,7 @@ void decide_reply(struct engine *engine, const struct asker *asker, const struct
 void decide_refuse(struct engine *engine, const struct asker *asker, enum code code, const char *reason,
                    const char *field, const char *message);
 /* What a reply tells of an operation: with the values fetched before. */
-struct reply_operation decide_describe(struct engine *engine, const struct found *found, const struct values *values,
+struct reply_operation decide_describe(struct engine *engine, const struct lookup *found, const struct values *values,
                                        const struct now *now);
 
 /* listing.c: calls about many operations. */

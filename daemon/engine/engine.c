@@ -18,13 +18,13 @@ enum {
     WAIT_ENDS_A_TURN = 512,
     /* A million leases that end together are as many changes, far more than the tables take in that time. Nobody waits
      * for most of them, so while the tail is large they leave the log to calls: that many end now and then. */
-    TAIL_BYTES_CALM = 4 * 1024 * 1024,
+    BACKLOG_BYTES_CALM = 4 * 1024 * 1024,
     LEASE_ENDS_EVERY_MS = 20,
     LOOKS_A_TURN = 4096, /* operations that all Lists of a turn may look at */
     /* Of what was applied, and of what was swept, a turn takes over so much, and so much for each change that was made
      * since the last: no change adds more than one operation, so this keeps up, and a short turn stays short. */
-    HAND_OVERS_A_TURN = 64,
-    HAND_OVERS_A_CHANGE = 2,
+    EVICTIONS_A_TURN = 64,
+    EVICTIONS_A_CHANGE = 2,
     SWEPT_A_TURN = 256,
     SWEPT_A_CHANGE = 4,
     SWEPT_AHEAD = 8,      /* whose places in the index are fetched while others are taken */
@@ -33,28 +33,28 @@ enum {
 
 /* ---- Opening ---------------------------------------------------------------------- */
 
-static void load_unfinished(void *context, uint64_t life, struct bytes record)
+static void load_unfinished(void *context, uint64_t generation, struct bytes record)
 {
-    operation_load(context, life, record);
+    operation_load(context, generation, record);
 }
 
 /* What was loaded last is not in the index yet: by the time it gets there, its place in memory is at hand. */
-static void load_late(struct engine *engine, uint64_t hash, uint64_t place)
+static void load_late(struct engine *engine, uint64_t hash, uint64_t expiry_key)
 {
     struct late *late = &engine->late[engine->finished % LATE];
 
-    if (late->place)
-        index_add(engine->index, late->hash, late->place);
-    *late = (struct late){hash, place};
+    if (late->expiry_key)
+        index_add(engine->index, late->hash, late->expiry_key);
+    *late = (struct late){hash, expiry_key};
     index_prefetch(engine->index, hash);
 }
 
-static void load_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
+static void load_finished(void *context, uint64_t expiry_key, const struct record *head, uint32_t record_bytes)
 {
     struct engine *engine = context;
 
     space_store(engine, head->id.namespace, (uint64_t)record_bytes + head->values_bytes, 0, true);
-    load_late(engine, head->hash, place);
+    load_late(engine, head->hash, expiry_key);
     engine->finished++;
     if (engine->largest_bytes < head->values_bytes)
         engine->largest_bytes = head->values_bytes;
@@ -82,12 +82,12 @@ static void load_lease(struct engine *engine, struct operation *operation, struc
 
 static void enter_loaded(struct engine *engine, const struct now *now)
 {
-    const uint32_t count = engine->lives.count;
+    const uint32_t count = engine->generations.count;
     struct operation **sorted = mem_alloc(count * sizeof *sorted);
     struct party before = {0}; /* all connections of the time before */
 
     for (uint32_t i = 0; i < count; i++)
-        sorted[i] = engine->lives.at[i].operation;
+        sorted[i] = engine->generations.at[i].operation;
     if (count > 0)
         qsort(sorted, count, sizeof *sorted, by_revision);
     for (uint32_t i = 0; i < count; i++) {
@@ -99,7 +99,7 @@ static void enter_loaded(struct engine *engine, const struct now *now)
 }
 
 struct engine *engine_open(const struct engine_options *options, const struct policy *policy, const struct now *now,
-                           struct store_error *error)
+                           struct failure *error)
 {
     struct engine *engine = mem_zero(1, sizeof *engine);
     const struct store_visitor visitor = {load_unfinished, load_finished, engine};
@@ -112,14 +112,14 @@ struct engine *engine_open(const struct engine_options *options, const struct po
     engine->looks = LOOKS_A_TURN;
     engine->index = index_new();
     memcpy(engine->secret, store_facts(options->store)->secret, sizeof engine->secret);
-    index_expect(engine->index, store_records(options->store));
+    index_reserve(engine->index, store_records(options->store));
     if (!store_load(options->store, &visitor, error)) {
         engine_close(engine);
         return NULL;
     }
     for (uint32_t i = 0; i < LATE; i++)
-        if (engine->late[i].place)
-            index_add(engine->index, engine->late[i].hash, engine->late[i].place);
+        if (engine->late[i].expiry_key)
+            index_add(engine->index, engine->late[i].hash, engine->late[i].expiry_key);
     enter_loaded(engine, now);
     return engine;
 }
@@ -136,8 +136,9 @@ void engine_close(struct engine *engine)
         return;
     for (struct parked *parked; (parked = some_parked(engine));)
         decide_unpark(engine, parked);
-    for (uint32_t i = lives_find(&engine->lives, 0); i < engine->lives.count; i = lives_next(&engine->lives, i)) {
-        struct operation *operation = engine->lives.at[i].operation;
+    for (uint32_t i = generations_find(&engine->generations, 0); i < engine->generations.count;
+         i = generations_next(&engine->generations, i)) {
+        struct operation *operation = engine->generations.at[i].operation;
         if (!operation)
             continue;
         binding_set(engine, operation, NULL);
@@ -153,7 +154,7 @@ void engine_close(struct engine *engine)
     table_free(&engine->recovered);
     mem_free(engine->retired);
     blob_release(engine->scratch);
-    lives_free(&engine->lives);
+    generations_free(&engine->generations);
     deadlines_free(&engine->leases);
     deadlines_free(&engine->waits);
     index_free(engine->index);
@@ -178,14 +179,14 @@ static void cancel(struct engine *engine, const struct asker *asker)
     decide_reply(engine, asker, &reply);
 }
 
-void engine_expect(struct engine *engine, struct call *const calls[], unsigned count)
+void engine_prefetch(struct engine *engine, struct call *const calls[], unsigned count)
 {
-    uint64_t hashes[EXPECTED_MAX];
+    uint64_t hashes[PREFETCH_MAX];
 
-    assert(count <= EXPECTED_MAX);
+    assert(count <= PREFETCH_MAX);
     for (unsigned i = 0; i < count; i++)
         hashes[i] = calls[i]->hash = record_hash(engine->secret, &calls[i]->id);
-    operation_expect(engine, hashes, count);
+    operation_prefetch(engine, hashes, count);
 }
 
 void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,
@@ -276,7 +277,7 @@ static void end_leases(struct engine *engine, const struct now *now, uint64_t se
     const uint64_t lease_time = seen_ms - engine->stalled_ms;
     struct operation *operation;
 
-    if (store_tail_bytes(engine->store) > TAIL_BYTES_CALM) {
+    if (store_backlog_bytes(engine->store) > BACKLOG_BYTES_CALM) {
         if (now->boot_ms < engine->lease_ends_ms)
             return;
         engine->lease_ends_ms = now->boot_ms + LEASE_ENDS_EVERY_MS;
@@ -318,7 +319,7 @@ static void take_swept(struct engine *engine, uint32_t most)
     for (uint32_t i = 0; i < most && engine->swept_count > 0; i++) {
         if (engine->swept_count > SWEPT_AHEAD)
             index_prefetch(engine->index, engine->swept[SWEPT_AHEAD].hash);
-        if (index_remove(engine->index, engine->swept->hash, engine->swept->place)) {
+        if (index_remove(engine->index, engine->swept->hash, engine->swept->expiry_key)) {
             engine->finished--;
             space_unstore(engine, engine->swept->namespace_hash, engine->swept->bytes, true);
         }
@@ -334,7 +335,7 @@ static bool take_applied(struct engine *engine)
 
     engine->changes = 0;
     /* A record is in the index before its sweeping takes it from there. */
-    if (operation_hand_over(engine, HAND_OVERS_A_TURN + changes * HAND_OVERS_A_CHANGE))
+    if (operation_evict(engine, EVICTIONS_A_TURN + changes * EVICTIONS_A_CHANGE))
         return true;
     take_swept(engine, SWEPT_A_TURN + changes * SWEPT_A_CHANGE);
     return engine->swept_count > 0;
@@ -349,8 +350,8 @@ static uint64_t apply(struct engine *engine, const struct now *now)
         return now->boot_ms;
     if (store_applying(engine->store))
         return UINT64_MAX; /* what comes of it wakes the loop */
-    const uint64_t first = store_first_place(engine->store);
-    const uint64_t due_ms = store_place_seconds(first) * 1000;
+    const uint64_t first = store_first_expiry_key(engine->store);
+    const uint64_t due_ms = expiry_key_seconds(first) * 1000;
     if (first && due_ms <= now->retention_ms)
         sweep_s = now->retention_ms / 1000;
     else if (first)
@@ -374,7 +375,7 @@ static void submit(struct engine *engine, const struct now *now, const struct cl
 static void end_reading(struct engine *engine)
 {
     store_end_turn(engine->store);
-    engine->expected_count = 0;
+    engine->prefetched_count = 0;
 }
 
 /* When (lease time) a lease or a grace ends; UINT64_MAX: none runs. */
@@ -392,8 +393,8 @@ static uint64_t next_lease_ms(const struct engine *engine, const struct now *now
     if (end_ms == UINT64_MAX)
         return UINT64_MAX;
     if (end_ms < seen_ms - engine->stalled_ms) /* more have ended than end in one turn */
-        return store_tail_bytes(engine->store) > TAIL_BYTES_CALM ? later(engine->lease_ends_ms, now->boot_ms)
-                                                                 : now->boot_ms;
+        return store_backlog_bytes(engine->store) > BACKLOG_BYTES_CALM ? later(engine->lease_ends_ms, now->boot_ms)
+                                                                       : now->boot_ms;
     /* One that is over, and may have been renewed by what is not read yet, is looked at soon. */
     return earlier(later(end_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
 }
@@ -447,9 +448,10 @@ struct engine_counts engine_counts(const struct engine *engine)
         .stored_bytes = engine->stored_bytes,
         .waiting = engine->waiting,
         .waiting_bytes = engine->waiting_bytes,
-        .memory_bytes = engine->record_bytes + engine->space_bytes + table_memory_bytes(&engine->spaces) +
-                        table_memory_bytes(&engine->recovered) + engine->lives.capacity * sizeof(struct life) +
-                        lives_operations(&engine->lives) * sizeof(struct operation) + index_memory_bytes(engine->index),
+        .memory_bytes =
+            engine->record_bytes + engine->space_bytes + table_memory_bytes(&engine->spaces) +
+            table_memory_bytes(&engine->recovered) + engine->generations.capacity * sizeof(struct generation) +
+            generations_operations(&engine->generations) * sizeof(struct operation) + index_memory_bytes(engine->index),
     };
 }
 
@@ -477,12 +479,13 @@ void engine_check(const struct engine *engine)
     table_check(&engine->recovered);
     for (uint32_t i = 0; i < engine->waits.count; i++)
         waiting += ((const struct parked *)(const void *)engine->waits.heap[i])->operation == NULL;
-    lives_check(&engine->lives);
-    for (uint32_t i = lives_find(&engine->lives, 0); i < engine->lives.count; i = lives_next(&engine->lives, i)) {
-        const struct operation *operation = engine->lives.at[i].operation;
+    generations_check(&engine->generations);
+    for (uint32_t i = generations_find(&engine->generations, 0); i < engine->generations.count;
+         i = generations_next(&engine->generations, i)) {
+        const struct operation *operation = engine->generations.at[i].operation;
         if (!operation)
             continue;
-        assert(operation->life == engine->lives.at[i].life);
+        assert(operation->generation == engine->generations.at[i].generation);
         operation_check(engine, operation);
         running += operation->state == RECORD_RUNNING;
         interrupted += operation->state == RECORD_INTERRUPTED;

@@ -99,13 +99,13 @@ struct engine_options {
 
 /* Loads what the store holds; running leases start anew from `now`. NULL: *error says why. */
 struct engine *engine_open(const struct engine_options *options, const struct policy *policy, const struct now *now,
-                           struct store_error *error);
+                           struct failure *error);
 void engine_close(struct engine *engine); /* NULL is fine; parked calls get no answer */
 
 /* These calls, which all name one operation each, come next: fills in their hashes, and fetches what deciding them will
  * look at, the misses of one beside those of the others. Has no other effect. */
-enum { EXPECTED_MAX = 16 };
-void engine_expect(struct engine *engine, struct call *const calls[], unsigned count);
+enum { PREFETCH_MAX = 16 };
+void engine_prefetch(struct engine *engine, struct call *const calls[], unsigned count);
 /* Decides one call that was read at `now` or before, or parks a copy of it; its hash is filled in where it is 0.
  * deadline_ms (boot time) is when its client gives up; UINT64_MAX: never. */
 void engine_call(struct engine *engine, struct party *party, uint64_t request, struct call *call, uint64_t deadline_ms,

@@ -23,7 +23,7 @@ enum {
      * An operation only goes on from one to a later one, so none is missed. */
     WALK_UNFINISHED = 1,
     WALK_DONE = 2,
-    WALK_PLACES = 3,
+    WALK_FINISHED = 3,
 };
 
 /* What is collected for one answer. */
@@ -31,7 +31,7 @@ struct page {
     struct engine *engine;
     const struct call *call;
     const struct now *now;
-    struct found *found;
+    struct lookup *found;
     struct values *values;
     struct reply_operation *told;
     uint32_t count, limit;
@@ -107,7 +107,7 @@ enum recovered {
 static enum recovered recover_one(struct page *page, const struct asker *asker, struct operation *operation, bool again)
 {
     struct engine *engine = page->engine;
-    struct found found = {.operation = operation, .there = true};
+    struct lookup found = {.operation = operation, .there = true};
     struct values values;
     struct decision decision;
 
@@ -126,8 +126,8 @@ static enum recovered recover_one(struct page *page, const struct asker *asker, 
     if (decision.change != CHANGE_NONE)
         operation_change(engine, &found, page->call, &decision);
 
-    struct found *told = &page->found[page->count];
-    *told = (struct found){.operation = operation, .there = true};
+    struct lookup *told = &page->found[page->count];
+    *told = (struct lookup){.operation = operation, .there = true};
     operation_read(operation, &told->record);
     binding_set(engine, operation, told->record.flags & RECORD_BOUND ? asker->party : NULL);
     operation_lease_anew(engine, operation, decision.lease_ms, page->now);
@@ -297,7 +297,7 @@ static bool list_wants(const struct page *page, const struct record *record)
            !rules_expired(record, page->now);
 }
 
-static void list_add(struct page *page, const struct found *found)
+static void list_add(struct page *page, const struct lookup *found)
 {
     static const struct values none;
 
@@ -309,16 +309,17 @@ static void list_add(struct page *page, const struct found *found)
 
 /* Goes through what is in memory from `life` on, done or not, as far as it may look. Returns the life to go on from, 0
  * at the end. */
-static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t *looks)
+static uint64_t list_generations(struct page *page, uint64_t generation, bool done, uint32_t *looks)
 {
-    const struct lives *lives = &page->engine->lives;
+    const struct generations *generations = &page->engine->generations;
 
-    for (uint32_t i = lives_find(lives, life); i < lives->count; i = lives_next(lives, i)) {
-        struct operation *operation = lives->at[i].operation;
-        struct found found = {.operation = operation, .there = true};
+    for (uint32_t i = generations_find(generations, generation); i < generations->count;
+         i = generations_next(generations, i)) {
+        struct operation *operation = generations->at[i].operation;
+        struct lookup found = {.operation = operation, .there = true};
 
         if (*looks == 0)
-            return lives->at[i].life;
+            return generations->at[i].generation;
         --*looks;
         if (!operation || operation->damaged || (operation->state == RECORD_DONE) != done)
             continue;
@@ -326,19 +327,19 @@ static uint64_t list_lives(struct page *page, uint64_t life, bool done, uint32_t
         if (!list_wants(page, &found.record))
             continue;
         if (!page_take(page, &found.record, false))
-            return lives->at[i].life;
+            return generations->at[i].generation;
         list_add(page, &found);
     }
     return 0;
 }
 
-static bool list_visit(void *context, uint64_t place, struct bytes data)
+static bool list_visit(void *context, uint64_t expiry_key, struct bytes data)
 {
     struct page *page = context;
-    struct found found = {.place = place, .there = true};
+    struct lookup found = {.expiry_key = expiry_key, .there = true};
 
     if (record_decode(data, &found.record) != RECORD_GOOD || !list_wants(page, &found.record) ||
-        !operation_is_at(page->engine, found.record.hash, place))
+        !operation_is_at(page->engine, found.record.hash, expiry_key))
         return true;
     if (!page_take(page, &found.record, false))
         return false;
@@ -360,7 +361,7 @@ static bool get_cursor(struct bytes cursor, uint8_t *walk, uint64_t *from)
     *from = 0;
     if (cursor.size == 0)
         return true;
-    if (cursor.size != CURSOR_BYTES || cursor.data[0] < WALK_UNFINISHED || cursor.data[0] > WALK_PLACES)
+    if (cursor.size != CURSOR_BYTES || cursor.data[0] < WALK_UNFINISHED || cursor.data[0] > WALK_FINISHED)
         return false;
     *walk = cursor.data[0];
     for (int i = 0; i < 8; i++)
@@ -390,8 +391,8 @@ static uint64_t list_walk(struct page *page, uint8_t walk, uint64_t from, uint32
 
     if (list_is_empty(page, walk))
         return 0;
-    if (walk != WALK_PLACES)
-        return list_lives(page, from, walk == WALK_DONE, looks);
+    if (walk != WALK_FINISHED)
+        return list_generations(page, from, walk == WALK_DONE, looks);
     /* It is the last: it may look at all that is left. */
     *looks = 0;
     return store_list_finished(page->engine->store, from, most, list_visit, page);
@@ -426,7 +427,7 @@ void listing_list(struct engine *engine, const struct asker *asker, const struct
     looks = take_looks(engine);
     do {
         from = list_walk(&page, walk, from, &looks);
-        over = !from && walk++ == WALK_PLACES;
+        over = !from && walk++ == WALK_FINISHED;
     } while (!from && !over && looks > 0);
     if (!over)
         cursor = put_cursor(cursor_bytes, walk, from);

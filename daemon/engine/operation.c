@@ -147,14 +147,14 @@ static void set_record(struct engine *engine, struct operation *operation, const
     }
 }
 
-static struct operation *make(struct engine *engine, uint64_t hash, uint64_t life)
+static struct operation *make(struct engine *engine, uint64_t hash, uint64_t generation)
 {
     struct operation *operation = mem_zero(1, sizeof *operation);
 
     operation->hash = hash;
-    operation->life = life;
+    operation->generation = generation;
     index_add(engine->index, hash, operation_entry(operation));
-    lives_append(&engine->lives, operation->life, operation);
+    generations_append(&engine->generations, operation->generation, operation);
     return operation;
 }
 
@@ -171,7 +171,7 @@ static void forget(struct engine *engine, struct operation *operation)
 {
     assert(operation->waiters.count == 0);
     set_stage(engine, operation, STAGE_APPLIED);
-    lives_remove(&engine->lives, operation->life, operation);
+    generations_remove(&engine->generations, operation->generation, operation);
     engine->record_bytes -= operation->record_bytes;
     operation_discard(operation);
 }
@@ -184,13 +184,13 @@ void operation_free_absent(struct engine *engine, struct operation *operation)
     forget(engine, operation);
 }
 
-struct operation *operation_load(struct engine *engine, uint64_t life, struct bytes data)
+struct operation *operation_load(struct engine *engine, uint64_t generation, struct bytes data)
 {
     struct record record;
     const enum record_check check = record_decode(data, &record);
 
     assert(check != RECORD_BAD_HEAD);
-    struct operation *operation = make(engine, record.hash, life);
+    struct operation *operation = make(engine, record.hash, generation);
     operation->damaged = check != RECORD_GOOD;
     set_record(engine, operation, data.data, data.size);
     operation->revision = operation->damaged ? 0 : record.revision;
@@ -218,7 +218,7 @@ static void touch(struct engine *engine, struct operation *operation)
     set_stage(engine, operation, STAGE_OPEN);
     /* What is applied can be read from the store: an operation that changes all the time must not keep its first batch.
      */
-    if (operation->life <= engine->applied)
+    if (operation->generation <= engine->applied)
         drop_slice(&operation->input);
 }
 
@@ -237,9 +237,9 @@ static void place_outcome(struct engine *engine, const struct call *call, struct
     const struct bytes attributes = call->outcome.attributes, body = call->outcome.body_field;
     const uint64_t keep_body_ms = next->keep_ms - (next->expires_ms - next->body_expires_ms);
 
-    next->body_place = 0;
+    next->body_expiry_key = 0;
     next->inline_values = (struct bytes){0};
-    change->place = store_place(engine->store, next->expires_ms, next->keep_ms);
+    change->expiry_key = store_expiry_key(engine->store, next->expires_ms, next->keep_ms);
     if (record_has_inline_room(next, (uint64_t)attributes.size + body.size)) {
         if (attributes.size)
             memcpy(inlined, attributes.data, attributes.size);
@@ -254,8 +254,8 @@ static void place_outcome(struct engine *engine, const struct call *call, struct
         next->digest_left_out = false;
     }
     if (next->body_expires_ms < next->expires_ms && body.size)
-        next->body_place = store_place(engine->store, next->body_expires_ms, keep_body_ms);
-    change->body_place = next->body_place;
+        next->body_expiry_key = store_expiry_key(engine->store, next->body_expires_ms, keep_body_ms);
+    change->body_expiry_key = next->body_expiry_key;
     if (attributes.size)
         change->values[BLOB_ATTRIBUTES] = attributes;
     if (body.size)
@@ -289,40 +289,40 @@ static void keep_values(struct operation *operation, const struct decision *deci
 }
 
 /* A key that was let go and granted again, with its waiters still there: a new life of the same struct. */
-static void begin_life(struct engine *engine, struct operation *operation, uint64_t life)
+static void begin_generation(struct engine *engine, struct operation *operation, uint64_t generation)
 {
-    if (operation->life == life)
+    if (operation->generation == generation)
         return;
     assert(operation->state == RECORD_ABSENT);
-    lives_remove(&engine->lives, operation->life, operation);
-    operation->life = life;
+    generations_remove(&engine->generations, operation->generation, operation);
+    operation->generation = generation;
     operation->replays = 0;
-    lives_append(&engine->lives, operation->life, operation);
+    generations_append(&engine->generations, operation->generation, operation);
 }
 
-static struct operation *change_put(struct engine *engine, struct found *found, const struct call *call,
+static struct operation *change_put(struct engine *engine, struct lookup *found, const struct call *call,
                                     struct decision *decision)
 {
     struct record *next = &decision->next;
     struct operation *operation = found->operation;
-    struct store_change change = {.number = next->revision, .life = next->life};
+    struct store_change change = {.number = next->revision, .generation = next->generation};
     struct slice values[BLOB_KINDS] = {{0}};
     uint8_t encoded[RECORD_BYTES_MAX], inlined[RECORD_BYTES_MAX];
 
-    assert(!found->place); /* what is in the store is done, and done is never put again */
+    assert(!found->expiry_key); /* what is in the store is done, and done is never put again */
     next->hash = operation ? operation->hash : call->hash;
     change.kind = next->state == RECORD_DONE ? STORE_FINISH : STORE_PUT_UNFINISHED;
     if (next->state == RECORD_DONE)
         place_outcome(engine, call, next, &change, inlined);
     fill_values(call, decision, &change);
     change.record = bytes_of(encoded, record_encode(next, encoded));
-    if (operation && operation->record && operation->life == next->life)
+    if (operation && operation->record && operation->generation == next->generation)
         change.base = record_of(operation);
     store_append(engine->store, &change, values);
 
     if (!operation)
-        operation = make(engine, next->hash, next->life);
-    begin_life(engine, operation, next->life);
+        operation = make(engine, next->hash, next->generation);
+    begin_generation(engine, operation, next->generation);
     space_store(engine, next->id.namespace, stored_bytes(change.record),
                 operation->state == RECORD_ABSENT ? 0 : stored_bytes(record_of(operation)), next->state == RECORD_DONE);
     if (operation->state != (int)next->state || decision->granted) {
@@ -335,21 +335,21 @@ static struct operation *change_put(struct engine *engine, struct found *found, 
     next->inline_values.data = operation->record + operation->record_bytes - next->inline_values.size;
     operation->revision = next->revision;
     operation->lease_ms = next->lease_ms;
-    operation->place = change.place;
+    operation->expiry_key = change.expiry_key;
     touch(engine, operation);
     return operation;
 }
 
-static void remove_stored(struct engine *engine, const struct found *found)
+static void remove_stored(struct engine *engine, const struct lookup *found)
 {
     const struct operation *operation = found->operation;
     const bool finished = !operation || operation->state == RECORD_DONE;
     const struct store_change change = {
         .kind = finished ? STORE_REMOVE_FINISHED : STORE_REMOVE_UNFINISHED,
         .number = store_next_number(engine->store),
-        .life = found->record.life,
-        .place = operation ? operation->place : found->place,
-        .body_place = found->record.body_place,
+        .generation = found->record.generation,
+        .expiry_key = operation ? operation->expiry_key : found->expiry_key,
+        .body_expiry_key = found->record.body_expiry_key,
     };
 
     store_append(engine->store, &change, NULL);
@@ -360,13 +360,13 @@ static void unstore(struct engine *engine, struct bytes namespace, uint64_t byte
     space_unstore(engine, record_namespace_hash(engine->secret, namespace), bytes, finished);
 }
 
-static struct operation *change_remove(struct engine *engine, struct found *found)
+static struct operation *change_remove(struct engine *engine, struct lookup *found)
 {
     struct operation *operation = found->operation;
 
     remove_stored(engine, found);
     if (!operation) {
-        const bool was_there = index_remove(engine->index, found->record.hash, found->place);
+        const bool was_there = index_remove(engine->index, found->record.hash, found->expiry_key);
         assert(was_there);
         engine->finished--;
         unstore(engine, found->record.id.namespace, found->stored_bytes, true);
@@ -381,7 +381,7 @@ static struct operation *change_remove(struct engine *engine, struct found *foun
     return operation;
 }
 
-struct operation *operation_change(struct engine *engine, struct found *found, const struct call *call,
+struct operation *operation_change(struct engine *engine, struct lookup *found, const struct call *call,
                                    struct decision *decision)
 {
     assert(decision->change != CHANGE_NONE);
@@ -389,7 +389,7 @@ struct operation *operation_change(struct engine *engine, struct found *found, c
     return decision->change == CHANGE_PUT ? change_put(engine, found, call, decision) : change_remove(engine, found);
 }
 
-void operation_remove_damaged(struct engine *engine, struct found *found, const struct call *call)
+void operation_remove_damaged(struct engine *engine, struct lookup *found, const struct call *call)
 {
     struct operation *operation = found->operation;
 
@@ -399,7 +399,7 @@ void operation_remove_damaged(struct engine *engine, struct found *found, const 
         leave(engine, operation);
         operation_free_absent(engine, operation);
     } else {
-        const bool was_there = index_remove(engine->index, call->hash, found->place);
+        const bool was_there = index_remove(engine->index, call->hash, found->expiry_key);
         assert(was_there);
         engine->finished--;
         unstore(engine, call->id.namespace, found->stored_bytes, true);
@@ -453,15 +453,15 @@ static void start_lease(struct engine *engine, struct operation *operation, cons
     lease_extend(engine, operation, operation_lease_time(engine, now) + operation->lease_ms);
 }
 
-static uint64_t *replays_slot(struct engine *engine, uint64_t place, bool take)
+static uint64_t *replays_slot(struct engine *engine, uint64_t expiry_key, bool take)
 {
-    const uint64_t slot = place * 0x9e3779b97f4a7c15u >> 52;
+    const uint64_t slot = expiry_key * 0x9e3779b97f4a7c15u >> 52;
 
     _Static_assert(REPLAYS_KEPT == 1 << 12, "the slot is the product's twelve highest bits");
-    if (engine->replays[slot].place != place) {
+    if (engine->replays[slot].expiry_key != expiry_key) {
         if (!take)
             return NULL;
-        engine->replays[slot].place = place;
+        engine->replays[slot].expiry_key = expiry_key;
         engine->replays[slot].replays = 0;
     }
     return &engine->replays[slot].replays;
@@ -470,11 +470,12 @@ static uint64_t *replays_slot(struct engine *engine, uint64_t place, bool take)
 /* Its record can be read from the store: the index says where, and the operation goes. */
 static void hand_over(struct engine *engine, struct operation *operation)
 {
-    const bool was_there = index_replace(engine->index, operation->hash, operation_entry(operation), operation->place);
+    const bool was_there =
+        index_replace(engine->index, operation->hash, operation_entry(operation), operation->expiry_key);
 
     assert(was_there);
     if (operation->replays)
-        *replays_slot(engine, operation->place, true) = operation->replays;
+        *replays_slot(engine, operation->expiry_key, true) = operation->replays;
     forget(engine, operation);
 }
 
@@ -483,18 +484,18 @@ void operation_batch_durable(struct engine *engine, const struct now *now)
     struct operation *operation;
 
     while ((operation = engine->stages[STAGE_FLIGHT].first)) {
-        set_stage(engine, operation, STAGE_TAIL);
+        set_stage(engine, operation, STAGE_BACKLOG);
         if (operation->state == RECORD_RUNNING && operation->lease_pending)
             start_lease(engine, operation, now);
     }
 }
 
-bool operation_hand_over(struct engine *engine, uint32_t most)
+bool operation_evict(struct engine *engine, uint32_t most)
 {
     struct operation *operation;
 
     for (uint32_t i = 0; i < most; i++) {
-        operation = engine->stages[STAGE_TAIL].first;
+        operation = engine->stages[STAGE_BACKLOG].first;
         if (!operation || operation->revision > engine->applied)
             return false;
         if (operation->batch.next)
@@ -508,18 +509,18 @@ bool operation_hand_over(struct engine *engine, uint32_t most)
     return true;
 }
 
-uint64_t operation_count_replay(struct engine *engine, const struct found *found)
+uint64_t operation_count_replay(struct engine *engine, const struct lookup *found)
 {
-    return found->operation ? ++found->operation->replays : ++*replays_slot(engine, found->place, true);
+    return found->operation ? ++found->operation->replays : ++*replays_slot(engine, found->expiry_key, true);
 }
 
-uint64_t operation_replays(struct engine *engine, const struct found *found)
+uint64_t operation_replays(struct engine *engine, const struct lookup *found)
 {
     const uint64_t *replays;
 
     if (found->operation)
         return found->operation->replays;
-    replays = replays_slot(engine, found->place, false);
+    replays = replays_slot(engine, found->expiry_key, false);
     return replays ? *replays : 0;
 }
 
@@ -530,13 +531,13 @@ void operation_check(const struct engine *engine, const struct operation *operat
     struct record record;
 
     assert(operation->state != RECORD_ABSENT);
-    assert(operation->life <= operation->revision || operation->damaged);
+    assert(operation->generation <= operation->revision || operation->damaged);
     assert(!operation->sheaf || operation->state == RECORD_RUNNING);
     binding_check(operation);
     if (operation->damaged)
         return;
     operation_read(operation, &record);
-    assert(record.life == operation->life && record.hash == operation->hash);
+    assert(record.generation == operation->generation && record.hash == operation->hash);
     assert((operation->space != NULL) == (record.state != RECORD_DONE));
     if (operation->space)
         space_check(operation);
@@ -546,7 +547,7 @@ void operation_check(const struct engine *engine, const struct operation *operat
            (operation->lease_pending && unflushed(operation)));
     assert(record.state != RECORD_DONE || (operation->stage != STAGE_APPLIED && operation->waiters.count == 0));
     /* What is handed over goes from the front of the tail. */
-    assert(operation->stage != STAGE_TAIL || !operation->batch.next ||
+    assert(operation->stage != STAGE_BACKLOG || !operation->batch.next ||
            operation->revision < operation->batch.next->revision || operation->batch.next->state == RECORD_ABSENT);
     (void)engine;
 }

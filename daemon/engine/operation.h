@@ -6,7 +6,7 @@
 #include "daemon/base/deadline.h"
 #include "daemon/engine/engine.h"
 #include "daemon/base/index.h"
-#include "daemon/engine/lives.h"
+#include "daemon/engine/generations.h"
 #include "daemon/engine/parked.h"
 #include "daemon/base/table.h"
 
@@ -51,17 +51,17 @@ enum operation_stage {
     STAGE_APPLIED, /* in the store's tables: in no list */
     STAGE_OPEN,    /* in the open batch */
     STAGE_FLIGHT,  /* in the batch in flight */
-    STAGE_TAIL,    /* flushed, and not in the tables yet; by revision */
+    STAGE_BACKLOG, /* flushed, and not in the tables yet; by revision */
     STAGES,
 };
 
 struct operation {
     struct deadline lease; /* first member: in lease time (boot time less stalls); set while RUNNING and handed out */
     uint64_t hash;
-    uint64_t life;
+    uint64_t generation;
     uint64_t revision;
-    uint64_t place;  /* DONE: where its record goes */
-    uint8_t *record; /* encoded; NULL while absent */
+    uint64_t expiry_key; /* DONE: where its record goes */
+    uint8_t *record;     /* encoded; NULL while absent */
     uint16_t record_bytes;
     uint8_t state;      /* enum record_state; ABSENT only while its waiters are served */
     bool damaged;       /* its stored record does not read: DATA_LOSS */
@@ -92,7 +92,7 @@ struct engine {
     struct store *store;
     uint8_t secret[RECORD_SECRET_BYTES];
     struct index *index;
-    struct lives lives;
+    struct generations generations;
     struct deadlines leases;         /* in lease time */
     struct deadlines waits;          /* in boot time */
     uint64_t stalled_ms;             /* all stalls so far: lease time is boot time less this */
@@ -109,18 +109,18 @@ struct engine {
     uint8_t *retired;         /* the record of the last operation that changed, as it was */
     struct table recovered;   /* grants of Recover, by namespace and attempt id */
     struct {
-        uint64_t place;
+        uint64_t expiry_key;
         uint64_t replays;
     } replays[REPLAYS_KEPT];
     struct late {
-        uint64_t hash, place;
+        uint64_t hash, expiry_key;
     } late[LATE]; /* loaded, and not in the index yet */
-    struct expected {
-        uint64_t place;
+    struct prefetched {
+        uint64_t expiry_key;
         struct bytes record;
         enum store_read read;
-    } expected[EXPECTED_MAX]; /* read ahead; good until the store's turn ends */
-    unsigned expected_count;
+    } prefetched[PREFETCH_MAX]; /* read ahead; good until the store's turn ends */
+    unsigned prefetched_count;
     uint32_t largest_bytes; /* of the values of one finished operation, as they were at the start */
     uint64_t running, interrupted, finished, waiting, waiting_bytes, record_bytes, space_bytes;
     uint64_t stored_bytes;  /* of all records with their values */
@@ -152,9 +152,9 @@ static inline struct operation *operation_at_entry(uint64_t entry)
 }
 
 /* Where a call found its operation. */
-struct found {
+struct lookup {
     struct operation *operation; /* in memory, or NULL */
-    uint64_t place;              /* in the store, or 0 */
+    uint64_t expiry_key;         /* in the store, or 0 */
     uint64_t stored_bytes;       /* in the store: of the record and its values */
     bool there;                  /* record is filled */
     bool damaged;                /* it exists and does not read; life and place of `record` are filled */
@@ -163,23 +163,23 @@ struct found {
 /* Looks a call's operation up. What has expired is not there. Views in found->record are valid until the operation is
  * changed or the turn ends. */
 void operation_find(struct engine *engine, const struct identity *id, uint64_t hash, const struct now *now,
-                    struct found *found);
-/* Brings what operation_find of these hashes will look at into the cache; at most EXPECTED_MAX. */
-void operation_expect(struct engine *engine, const uint64_t *hashes, unsigned count);
+                    struct lookup *found);
+/* Brings what operation_find of these hashes will look at into the cache; at most PREFETCH_MAX. */
+void operation_prefetch(struct engine *engine, const uint64_t *hashes, unsigned count);
 /* Unpacks the record of an operation in memory, which is there and not damaged. */
 void operation_read(const struct operation *operation, struct record *record);
 
 /* Makes an operation in memory out of a record from the store, at start. */
-struct operation *operation_load(struct engine *engine, uint64_t life, struct bytes record);
+struct operation *operation_load(struct engine *engine, uint64_t generation, struct bytes record);
 /* Enters it into the lists of its state; in order of revision, since what is interrupted is kept in order. */
 void operation_enter_loaded(struct engine *engine, struct operation *operation);
 /* Carries a decision out: stores it, and moves the operation where its new state belongs. `operation` NULL: a new one
  * is made. Returns it, or NULL where what was removed was only in the store. What is put is decision->next, whose views
  * are good until the next change. */
-struct operation *operation_change(struct engine *engine, struct found *found, const struct call *call,
+struct operation *operation_change(struct engine *engine, struct lookup *found, const struct call *call,
                                    struct decision *decision);
 /* Removes what does not read. */
-void operation_remove_damaged(struct engine *engine, struct found *found, const struct call *call);
+void operation_remove_damaged(struct engine *engine, struct lookup *found, const struct call *call);
 /* An absent operation without waiters goes. */
 void operation_free_absent(struct engine *engine, struct operation *operation);
 /* Gives its memory back and leaves no list: for closing the engine. */
@@ -195,14 +195,14 @@ void operation_batch_submitted(struct engine *engine);
 void operation_batch_durable(struct engine *engine, const struct now *now);
 /* Goes on with what is applied, at most `most` operations: those that are done are in the index from then on, and no
  * more in memory. False: there is nothing left to do. */
-bool operation_hand_over(struct engine *engine, uint32_t most);
+bool operation_evict(struct engine *engine, uint32_t most);
 /* Does the index say that this record is what there is of its operation? Not where it was removed, and that is not
  * applied yet. */
-bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t place);
+bool operation_is_at(const struct engine *engine, uint64_t hash, uint64_t expiry_key);
 
 /* One more replay of what was found; returns how many there were since the start, where known. */
-uint64_t operation_count_replay(struct engine *engine, const struct found *found);
-uint64_t operation_replays(struct engine *engine, const struct found *found);
+uint64_t operation_count_replay(struct engine *engine, const struct lookup *found);
+uint64_t operation_replays(struct engine *engine, const struct lookup *found);
 
 /* Of a namespace, and of a name in it where that is not empty. Nobody outside can tell which names share one. */
 uint32_t operation_hash(const struct engine *engine, struct bytes namespace, struct bytes name);

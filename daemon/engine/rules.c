@@ -93,7 +93,7 @@ static void grant_first(struct decision *decision, const struct call *call, cons
     decision->change = CHANGE_PUT;
     decision->next = (struct record){
         .id = call->id,
-        .life = number,
+        .generation = number,
         .fence = number,
         .revision = number,
         .attempt = 1,
@@ -265,7 +265,7 @@ static bool is_outcome_of(const struct record *current, const struct outcome *ou
  * HELD: it is. */
 static enum ownership owner_of(const struct record *current, uint64_t fence)
 {
-    if (!current || fence < current->life)
+    if (!current || fence < current->generation)
         return OWNERSHIP_GONE;
     if (current->state == RECORD_DONE)
         return OWNERSHIP_FINAL;

@@ -141,7 +141,7 @@ struct decision {
     uint32_t lease_ms;   /* EXECUTE, and HELD of Renew and Checkpoint: what to tell */
     enum record_state released_to; /* Release HELD: ABSENT or INTERRUPTED */
 
-    struct record next; /* CHANGE_PUT, else not filled; its hash and body_place are the engine's to fill */
+    struct record next; /* CHANGE_PUT, else not filled; its hash and body_expiry_key are the engine's to fill */
 };
 
 /* Is the outcome of this DONE record over? At expires_ms it is. */

@@ -29,7 +29,7 @@ static struct blob *take_scratch(struct engine *engine, uint32_t size)
     return blob_hold(engine->scratch);
 }
 
-static bool fetch_outcome(struct engine *engine, const struct found *found, const struct now *now,
+static bool fetch_outcome(struct engine *engine, const struct lookup *found, const struct now *now,
                           struct values *values)
 {
     const struct record *record = &found->record;
@@ -50,14 +50,14 @@ static bool fetch_outcome(struct engine *engine, const struct found *found, cons
         memcpy(values->scratch->data + offset, record->inline_values.data, size);
         return true;
     }
-    const uint64_t body_key = record->body_place ? record->body_place : found->place;
-    return read_value(engine, values, found->place, BLOB_ATTRIBUTES, record->attributes_bytes) &&
+    const uint64_t body_key = record->body_expiry_key ? record->body_expiry_key : found->expiry_key;
+    return read_value(engine, values, found->expiry_key, BLOB_ATTRIBUTES, record->attributes_bytes) &&
            read_value(engine, values, body_key, BLOB_BODY, body_bytes);
 }
 
 /* One value of an unfinished operation, from the batch it is still in or from the store. A copy, since the open batch
  * moves as it grows. */
-static bool fetch_value(struct engine *engine, const struct found *found, enum blob_kind kind, uint32_t size,
+static bool fetch_value(struct engine *engine, const struct lookup *found, enum blob_kind kind, uint32_t size,
                         struct slice in_memory, struct values *values, struct bytes *value)
 {
     if (size == 0)
@@ -67,14 +67,14 @@ static bool fetch_value(struct engine *engine, const struct found *found, enum b
         assert(in_memory.size == size);
         blob_extend(values->scratch, size);
         memcpy(values->scratch->data + offset, slice_bytes(in_memory).data, size);
-    } else if (!read_value(engine, values, found->record.life, kind, size)) {
+    } else if (!read_value(engine, values, found->record.generation, kind, size)) {
         return false;
     }
     *value = bytes_of(values->scratch->data + offset, size);
     return true;
 }
 
-static bool fetch_unfinished(struct engine *engine, const struct found *found, unsigned which, struct values *values)
+static bool fetch_unfinished(struct engine *engine, const struct lookup *found, unsigned which, struct values *values)
 {
     const struct record *record = &found->record;
     const struct operation *operation = found->operation;
@@ -90,7 +90,7 @@ static bool fetch_unfinished(struct engine *engine, const struct found *found, u
                                                        operation->value, values, &values->checkpoint);
 }
 
-bool values_fetch(struct engine *engine, const struct found *found, unsigned which, const struct now *now,
+bool values_fetch(struct engine *engine, const struct lookup *found, unsigned which, const struct now *now,
                   struct values *values)
 {
     bool good = true;

@@ -13,7 +13,7 @@ struct values {
 };
 enum { VALUES_INPUT = 1, VALUES_CHECKPOINT = 2, VALUES_OUTCOME = 4 };
 /* Fetches them, from memory or the store. False: what is stored does not read, and nothing was fetched. */
-bool values_fetch(struct engine *engine, const struct found *found, unsigned which, const struct now *now,
+bool values_fetch(struct engine *engine, const struct lookup *found, unsigned which, const struct now *now,
                   struct values *values);
 void values_release(struct values *values);
 

@@ -5,9 +5,9 @@
  *     u8 given, v revision - fence: what changes, of which
  *     unfinished: s attempt_id*, s checkpoint name*, v flags*, v interrupted_ms* (1 + what it is after begun_ms,
  * zigzag), v input bytes*, v checkpoint bytes*, v keep_ms*, v lease_ms done: v flags*, v interrupted_ms*, v code
- * (zigzag)*, v body bytes*, v expires_ms - body_expires_ms*, v attributes bytes*, v body field bytes*, v body_place*, v
- * done_ms (as interrupted_ms), v kind * 2 + 1, or kind * 2 where the digest is left out, 16 digest bytes where it is
- * not, inline values up to the end
+ * (zigzag)*, v body bytes*, v expires_ms - body_expires_ms*, v attributes bytes*, v body field bytes*,
+ * v body_expiry_key*, v done_ms (as interrupted_ms), v kind * 2 + 1, or kind * 2 where the digest is left out,
+ * 16 digest bytes where it is not, inline values up to the end
  *
  * What has a star is there where its bit of `given` is set, from the lowest on; else it is empty, or 0. Most are, and
  * each byte of a record is written twice and flushed. Of a done one the body bytes are left out where the inline values
@@ -33,11 +33,11 @@ enum {
     VALUES_BYTES_AT = 16,
     EXPIRES_AT = 20,
     EXPIRES_BYTES = 6,
-    LIFE_AT = 26,
-    LIFE_BYTES = 7,
+    GENERATION_AT = 26,
+    GENERATION_BYTES = 7,
     STATE_AT = 33,
 };
-_Static_assert(EXPIRES_AT + EXPIRES_BYTES == LIFE_AT && LIFE_AT + LIFE_BYTES == STATE_AT &&
+_Static_assert(EXPIRES_AT + EXPIRES_BYTES == GENERATION_AT && GENERATION_AT + GENERATION_BYTES == STATE_AT &&
                    STATE_AT + 1 == RECORD_HEAD_BYTES,
                "life and state are the head's last eight bytes, and expires_ms stands before them");
 
@@ -61,7 +61,7 @@ enum given_done {
     GIVEN_BODY_EXPIRES = 16,
     GIVEN_ATTRIBUTES = 32,
     GIVEN_BODY_FIELD = 64,
-    GIVEN_BODY_PLACE = 128,
+    GIVEN_BODY_EXPIRY_KEY = 128,
 };
 
 /* What a record takes at most without inline values: the head, its strings with lengths of two bytes, twenty varints,
@@ -263,7 +263,7 @@ static uint8_t *put_grant(uint8_t *out, const struct record *record)
     out = put_string(out, record->fingerprint);
     out = put_string(out, record->owner);
     out = put_given_string(out, given, GIVEN_TRACEPARENT, record->traceparent);
-    out = put_given(out, given, GIVEN_FENCE, record->fence - record->life);
+    out = put_given(out, given, GIVEN_FENCE, record->fence - record->generation);
     out = put_given(out, given, GIVEN_ATTEMPT, record->attempt - 1);
     return put_varint(out, record->begun_ms);
 }
@@ -324,7 +324,7 @@ static uint8_t *put_done(uint8_t *out, const struct record *record)
     out = put_given(out, given, GIVEN_BODY_EXPIRES, record->expires_ms - record->body_expires_ms);
     out = put_given(out, given, GIVEN_ATTRIBUTES, record->attributes_bytes);
     out = put_given(out, given, GIVEN_BODY_FIELD, values.size ? 0 : record->body_field_bytes);
-    out = put_given(out, given, GIVEN_BODY_PLACE, record->body_place);
+    out = put_given(out, given, GIVEN_BODY_EXPIRY_KEY, record->body_expiry_key);
     out = put_varint(out, time_near(record->done_ms, record->begun_ms));
     out = put_digest(out, record);
     if (values.size)
@@ -343,21 +343,21 @@ static uint32_t checksum(const uint8_t *data, size_t size)
     return (uint32_t)XXH3_64bits(data, size);
 }
 
-static void put_head(uint8_t *out, const struct record_part *part, uint64_t life)
+static void put_head(uint8_t *out, const struct record_delta *part, uint64_t generation)
 {
-    assert(part->expires_ms >> 8 * EXPIRES_BYTES == 0 && life >> 8 * LIFE_BYTES == 0);
+    assert(part->expires_ms >> 8 * EXPIRES_BYTES == 0 && generation >> 8 * GENERATION_BYTES == 0);
     store32(out + CHECKSUM_AT, part->checksum);
     store64(out + HASH_AT, part->hash);
     store32(out + VALUES_BYTES_AT, part->values_bytes);
     /* Each is written with eight bytes, and what that is too much is written over by what follows. */
     store64(out + EXPIRES_AT, part->expires_ms);
-    store64(out + LIFE_AT, life | (uint64_t)(VERSION << 4 | part->state) << 8 * LIFE_BYTES);
+    store64(out + GENERATION_AT, generation | (uint64_t)(VERSION << 4 | part->state) << 8 * GENERATION_BYTES);
     store32(out, checksum(out + CHECKSUM_AT, RECORD_HEAD_BYTES - CHECKSUM_AT));
 }
 
 uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX])
 {
-    struct record_part part = {
+    struct record_delta part = {
         .state = record->state,
         .values_bytes = record->state == RECORD_DONE ? record->attributes_bytes + record->body_field_bytes
                                                      : record->input_bytes + record->checkpoint_bytes,
@@ -367,7 +367,7 @@ uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX
     uint8_t *end;
 
     check_strings(record);
-    assert(record->state != RECORD_ABSENT && record->fence >= record->life && record->revision >= record->fence);
+    assert(record->state != RECORD_ABSENT && record->fence >= record->generation && record->revision >= record->fence);
     assert(record->state == RECORD_DONE || record->inline_values.size == 0);
     assert(record->inline_values.size == 0 ||
            record->inline_values.size == (uint64_t)record->attributes_bytes + record->body_field_bytes);
@@ -376,7 +376,7 @@ uint32_t record_encode(const struct record *record, uint8_t out[RECORD_BYTES_MAX
     end = put_rest(out + RECORD_HEAD_BYTES, record);
     assert(end - out <= RECORD_BYTES_MAX);
     part.checksum = checksum(out + RECORD_HEAD_BYTES, (size_t)(end - out - RECORD_HEAD_BYTES));
-    put_head(out, &part, record->life);
+    put_head(out, &part, record->generation);
     return (uint32_t)(end - out);
 }
 
@@ -503,7 +503,7 @@ INLINE void set_no_outcome(struct record *record)
 {
     record->outcome_kind = 0;
     record->outcome_code = 0;
-    record->body_bytes = record->body_expires_ms = record->body_place = 0;
+    record->body_bytes = record->body_expires_ms = record->body_expiry_key = 0;
     record->attributes_bytes = record->body_field_bytes = 0;
     record->digest[0] = record->digest[1] = 0;
     record->digest_left_out = false;
@@ -549,7 +549,7 @@ INLINE void get_grant(struct reader *reader, struct record *record)
     record->fingerprint = get_string(reader, IDEM_FINGERPRINT_BYTES_MAX);
     record->owner = get_string(reader, IDEM_OWNER_BYTES_MAX);
     record->traceparent = get_given_string(reader, given, GIVEN_TRACEPARENT, IDEM_TRACEPARENT_BYTES_MAX);
-    record->fence = record->life + get_given(reader, given, GIVEN_FENCE, IDEM_FENCE_MAX);
+    record->fence = record->generation + get_given(reader, given, GIVEN_FENCE, IDEM_FENCE_MAX);
     record->attempt = (uint32_t)get_given(reader, given, GIVEN_ATTEMPT, UINT32_MAX - 1) + 1;
     record->begun_ms = get_varint(reader);
 }
@@ -602,7 +602,7 @@ INLINE void get_done(struct reader *reader, struct record *record)
     record->body_expires_ms = record->expires_ms - get_given(reader, given, GIVEN_BODY_EXPIRES, record->expires_ms);
     record->attributes_bytes = (uint32_t)get_given(reader, given, GIVEN_ATTRIBUTES, UINT32_MAX);
     record->body_field_bytes = (uint32_t)get_given(reader, given, GIVEN_BODY_FIELD, UINT32_MAX);
-    record->body_place = get_given(reader, given, GIVEN_BODY_PLACE, UINT64_MAX);
+    record->body_expiry_key = get_given(reader, given, GIVEN_BODY_EXPIRY_KEY, UINT64_MAX);
     record->done_ms = get_time_near(reader, record->begun_ms);
     const uint64_t kind = get_varint_below(reader, UINT8_MAX << 1 | 1);
     record->outcome_kind = (uint8_t)(kind >> 1);
@@ -626,7 +626,7 @@ static void get_head(const uint8_t *data, struct record *record)
     record->state = (enum record_state)(data[STATE_AT] & 15);
     record->hash = load64(data + HASH_AT);
     record->expires_ms = load_low(data + EXPIRES_AT, EXPIRES_BYTES);
-    record->life = load_low(data + LIFE_AT, LIFE_BYTES);
+    record->generation = load_low(data + GENERATION_AT, GENERATION_BYTES);
     record->values_bytes = load32(data + VALUES_BYTES_AT);
 }
 
@@ -716,14 +716,14 @@ static uint32_t same_bytes(struct bytes a, struct bytes b)
     return at;
 }
 
-void record_split(struct bytes record, struct bytes base, struct record_part *part)
+void record_delta_make(struct bytes record, struct bytes base, struct record_delta *part)
 {
     const struct bytes rest = record_rest(record);
     struct record head;
 
     assert(record.size >= RECORD_HEAD_BYTES && record.size <= RECORD_BYTES_MAX);
     get_head(record.data, &head);
-    *part = (struct record_part){
+    *part = (struct record_delta){
         .state = head.state,
         .values_bytes = head.values_bytes,
         .hash = head.hash,
@@ -734,12 +734,12 @@ void record_split(struct bytes record, struct bytes base, struct record_part *pa
     part->own = bytes_of(rest.data + part->shared, rest.size - part->shared);
 }
 
-uint32_t record_join(const struct record_part *part, uint64_t life, const uint8_t *base, uint8_t out[RECORD_BYTES_MAX],
-                     bool *good)
+uint32_t record_delta_apply(const struct record_delta *part, uint64_t generation, const uint8_t *base,
+                            uint8_t out[RECORD_BYTES_MAX], bool *good)
 {
     const uint32_t rest_bytes = part->shared + part->own.size;
     uint8_t *const rest = out + RECORD_HEAD_BYTES;
-    struct record_part whole = *part;
+    struct record_delta whole = *part;
 
     assert(rest_bytes <= RECORD_BYTES_MAX - RECORD_HEAD_BYTES);
     if (part->shared)
@@ -750,6 +750,6 @@ uint32_t record_join(const struct record_part *part, uint64_t life, const uint8_
     *good = !part->shared || whole.checksum == part->checksum;
     if (!*good)
         whole.checksum = ~whole.checksum;
-    put_head(out, &whole, life);
+    put_head(out, &whole, generation);
     return RECORD_HEAD_BYTES + rest_bytes;
 }

@@ -10,7 +10,7 @@
  *     26  u56  life
  *     33  u8   format version (2) * 16 + state (enum record_state)
  *   rest: varints and length-prefixed strings, see record.c. It begins with what stays as it is from the grant on, so
- *   that the commit log need not say it again with each change: record_split.
+ *   that the commit log need not say it again with each change: record_delta_make.
  * An upgrade reads the version and converts as it reads; nothing is rewritten in place. */
 #ifndef IDEMD_RECORD_H
 #define IDEMD_RECORD_H
@@ -53,7 +53,7 @@ struct record {
     enum record_state state;
     uint8_t flags; /* enum record_flags */
 
-    uint64_t life;         /* fence of the first grant of this life of the key */
+    uint64_t generation;   /* fence of the first grant of this life of the key */
     uint64_t fence;        /* of the current, or last, grant */
     uint32_t values_bytes; /* from the head: of all its values; encoding computes it */
     uint64_t revision;     /* number of the last stored change */
@@ -74,7 +74,7 @@ struct record {
     /* DONE only. */
     uint64_t expires_ms;      /* retention clock: absent from then on */
     uint64_t body_expires_ms; /* retention clock: the body is not served from then on; at most expires_ms */
-    uint64_t body_place;      /* where the BODY blob is kept if it goes earlier than the record; else 0 */
+    uint64_t body_expiry_key; /* where the BODY blob is kept if it goes earlier than the record; else 0 */
     uint8_t outcome_kind;     /* idem.v1.OutcomeKind */
     int32_t outcome_code;
     uint64_t body_bytes;  /* the size that the body had when it was sent */
@@ -134,7 +134,7 @@ enum record_check record_decode_head(struct bytes data, struct record *record);
 
 /* An encoded record without what can be had from elsewhere: from who holds it, or from the record that its operation
  * had before, its base. The rests of the two begin alike. */
-struct record_part {
+struct record_delta {
     enum record_state state;
     uint32_t values_bytes;
     uint64_t hash, expires_ms;
@@ -143,12 +143,12 @@ struct record_part {
     struct bytes own;  /* the bytes of the rest after those */
 };
 /* Views in `part` point into `record`. A base without data: there is none. */
-void record_split(struct bytes record, struct bytes base, struct record_part *part);
+void record_delta_make(struct bytes record, struct bytes base, struct record_delta *part);
 /* The record again, of this life; `base` are the first part->shared bytes of the base's rest. Returns its bytes. False
  * in *good: that was not the base. Then what is written reads as a record whose rest is damaged, for certain. Asserts
  * that it is no more than RECORD_BYTES_MAX. */
-uint32_t record_join(const struct record_part *part, uint64_t life, const uint8_t *base, uint8_t out[RECORD_BYTES_MAX],
-                     bool *good);
+uint32_t record_delta_apply(const struct record_delta *part, uint64_t generation, const uint8_t *base,
+                            uint8_t out[RECORD_BYTES_MAX], bool *good);
 /* The rest of an encoded record that may be damaged: empty where it is too short. */
 struct bytes record_rest(struct bytes data);
 

@@ -55,7 +55,7 @@ enum conn_state { CONN_READING, CONN_ENDED, CONN_REFUSED, CONN_LINGERING, CONN_D
 /* Part of what is to be sent: bytes of its own, or a shared tail. */
 struct piece {
     struct piece *next;
-    struct slice tail; /* held; blob NULL: bytes of its own */
+    struct slice shared; /* held; blob NULL: bytes of its own */
     uint32_t size, sent, capacity;
     uint8_t bytes[];
 };
@@ -130,21 +130,21 @@ static struct piece *piece_new(struct conns *conns, uint32_t bytes)
 }
 
 /* Takes a tail by reference. The memory behind it, which may be far more than the tail, counts with the first. */
-static struct piece *piece_of_tail(struct conns *conns, struct slice tail)
+static struct piece *piece_of_shared(struct conns *conns, struct slice shared)
 {
     struct piece *piece = mem_alloc(sizeof *piece);
 
-    *piece = (struct piece){.tail = tail, .size = tail.size};
-    blob_hold(tail.blob);
+    *piece = (struct piece){.shared = shared, .size = shared.size};
+    blob_hold(shared.blob);
     conns->unsent_bytes += sizeof *piece;
-    if (tail.blob->unsent++ == 0)
-        conns->unsent_bytes += tail.blob->capacity;
+    if (shared.blob->unsent++ == 0)
+        conns->unsent_bytes += shared.blob->capacity;
     return piece;
 }
 
 static void piece_free(struct conns *conns, struct piece *piece)
 {
-    struct blob *blob = piece->tail.blob;
+    struct blob *blob = piece->shared.blob;
 
     conns->unsent_bytes -= sizeof *piece + piece->capacity;
     if (blob && --blob->unsent == 0)
@@ -172,7 +172,7 @@ static void append_bytes(struct conn *conn, const uint8_t *data, uint32_t size)
 {
     struct piece *piece = conn->out_last;
 
-    if (!piece || piece->tail.blob || piece->capacity - piece->size < size) {
+    if (!piece || piece->shared.blob || piece->capacity - piece->size < size) {
         piece = piece_new(conn->conns, size);
         append_piece(conn, piece);
     }
@@ -180,16 +180,18 @@ static void append_bytes(struct conn *conn, const uint8_t *data, uint32_t size)
     piece->size += size;
 }
 
-static void append_tail(struct conn *conn, struct slice tail)
+static void append_shared(struct conn *conn, struct slice shared)
 {
-    if (tail.size <= COPIED_BYTES || (tail.size <= SHARED_BYTES && tail.size < tail.blob->capacity / SHARED_PART)) {
-        append_bytes(conn, slice_bytes(tail).data, tail.size);
+    if (shared.size <= COPIED_BYTES ||
+        (shared.size <= SHARED_BYTES && shared.size < shared.blob->capacity / SHARED_PART)) {
+        append_bytes(conn, slice_bytes(shared).data, shared.size);
         return;
     }
-    append_piece(conn, piece_of_tail(conn->conns, tail));
+    append_piece(conn, piece_of_shared(conn->conns, shared));
 }
 
-static void on_send(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice tail)
+static void on_send(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes,
+                    struct slice shared)
 {
     struct conn *conn = conn_of(session);
 
@@ -198,9 +200,9 @@ static void on_send(void *context, struct session *session, const uint8_t *head,
     if (conn->state == CONN_DROPPED || conn->state == CONN_LINGERING)
         return;
     append_bytes(conn, head, head_bytes);
-    if (tail.blob && tail.size)
-        append_tail(conn, tail);
-    conn->out_bytes += head_bytes + tail.size;
+    if (shared.blob && shared.size)
+        append_shared(conn, shared);
+    conn->out_bytes += head_bytes + shared.size;
 }
 
 static void drop_out(struct conn *conn)
@@ -239,7 +241,7 @@ static int gather(struct conn *conn, struct iovec parts[PIECES_A_SEND])
     int count = 0;
 
     for (struct piece *piece = conn->out; piece && count < PIECES_A_SEND; piece = piece->next, count++) {
-        const uint8_t *data = piece->tail.blob ? slice_bytes(piece->tail).data : piece->bytes;
+        const uint8_t *data = piece->shared.blob ? slice_bytes(piece->shared).data : piece->bytes;
         parts[count].iov_base = (uint8_t *)(uintptr_t)data + piece->sent;
         parts[count].iov_len = piece->size - piece->sent;
     }

@@ -17,7 +17,7 @@ struct held {
     struct held_owner *owner; /* NULL: it is gone */
     struct held *owner_previous, *owner_next;
     uint64_t depends;
-    struct slice tail; /* held */
+    struct slice shared; /* held */
     uint32_t head_bytes;
     uint8_t head[];
 };
@@ -96,16 +96,16 @@ void held_add(struct held_answers *answers, struct held_owner *owner, uint64_t d
     *held = (struct held){.owner = owner,
                           .owner_next = owner->first,
                           .depends = depends,
-                          .tail = response->tail,
+                          .shared = response->shared,
                           .head_bytes = response->head_bytes};
     memcpy(held->head, response->head, response->head_bytes);
-    if (held->tail.blob)
-        blob_hold(held->tail.blob);
+    if (held->shared.blob)
+        blob_hold(held->shared.blob);
     if (owner->first)
         owner->first->owner_previous = held;
     owner->first = held;
-    owner->bytes += held->head_bytes + held->tail.size;
-    answers->bytes += held->head_bytes + held->tail.size;
+    owner->bytes += held->head_bytes + held->shared.size;
+    answers->bytes += held->head_bytes + held->shared.size;
     *queue->last = held;
     queue->last = &held->next;
 }
@@ -120,7 +120,7 @@ static void leave_owner(struct held *held)
         owner->first = held->owner_next;
     if (held->owner_next)
         held->owner_next->owner_previous = held->owner_previous;
-    owner->bytes -= held->head_bytes + held->tail.size;
+    owner->bytes -= held->head_bytes + held->shared.size;
     held->owner = NULL;
 }
 
@@ -141,8 +141,8 @@ static void queue_end(struct held_answers *answers, struct held_queue *queue)
     struct held_block *next;
 
     for (const struct held *held = queue->first; held; held = held->next) {
-        answers->bytes -= held->head_bytes + held->tail.size;
-        blob_release(held->tail.blob);
+        answers->bytes -= held->head_bytes + held->shared.size;
+        blob_release(held->shared.blob);
     }
     for (struct held_block *block = queue->blocks; block; block = next) {
         next = block->next;
@@ -153,7 +153,7 @@ static void queue_end(struct held_answers *answers, struct held_queue *queue)
 
 void held_release(struct held_answers *answers,
                   void (*send)(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
-                               uint32_t head_bytes, struct slice tail),
+                               uint32_t head_bytes, struct slice shared),
                   void *context)
 {
     for (struct held *held = answers->flight.first; held; held = held->next) {
@@ -161,7 +161,7 @@ void held_release(struct held_answers *answers,
         if (!owner)
             continue;
         leave_owner(held);
-        send(context, owner, held->depends, held->head, held->head_bytes, held->tail);
+        send(context, owner, held->depends, held->head, held->head_bytes, held->shared);
     }
     queue_end(answers, &answers->flight);
 }

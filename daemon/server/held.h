@@ -44,7 +44,7 @@ void held_submitted(struct held_answers *answers, uint64_t newest);
  * until it returns; it must not hold another. */
 void held_release(struct held_answers *answers,
                   void (*send)(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
-                               uint32_t head_bytes, struct slice tail),
+                               uint32_t head_bytes, struct slice shared),
                   void *context);
 /* The owner is gone: what is held for it is not sent. */
 void held_forget(struct held_owner *owner);

@@ -26,7 +26,7 @@ static int exit_code_of(int error)
                                                        : 71;
 }
 
-static bool fail(struct store_error *error, const char *address, const char *what, int code)
+static bool fail(struct failure *error, const char *address, const char *what, int code)
 {
     error->exit_code = exit_code_of(code);
     snprintf(error->message, sizeof error->message, "cannot listen on %s: %s%s%s", address, what, code ? ": " : "",
@@ -35,7 +35,7 @@ static bool fail(struct store_error *error, const char *address, const char *wha
 }
 
 /* What did not work closes it. */
-static bool give_up(struct listener *listener, const char *address, const char *what, struct store_error *error)
+static bool give_up(struct listener *listener, const char *address, const char *what, struct failure *error)
 {
     fail(error, address, what, errno);
     close(listener->fd);
@@ -84,7 +84,7 @@ static void make_folder(const char *path)
 /* Nobody can connect before listen, and then only who may. The mode that is set before bind is the one with which Linux
  * makes the file, less the umask. */
 static bool start_unix(struct listener *listener, const char *address, const struct sockaddr_un *name,
-                       const struct listener_access *access, struct store_error *error)
+                       const struct listener_access *access, struct failure *error)
 {
     const char *path = name->sun_path;
     struct stat status;
@@ -115,7 +115,7 @@ static bool start_unix(struct listener *listener, const char *address, const str
 }
 
 static bool open_unix(struct listener *listener, const char *address, const char *path,
-                      const struct listener_access *access, struct store_error *error)
+                      const struct listener_access *access, struct failure *error)
 {
     struct sockaddr_un name = {.sun_family = AF_UNIX};
 
@@ -153,7 +153,7 @@ static void describe(struct listener *listener)
 }
 
 static bool start_tcp(struct listener *listener, const char *address, const struct addrinfo *found,
-                      struct store_error *error)
+                      struct failure *error)
 {
     const int on = 1;
 
@@ -183,7 +183,7 @@ static bool split(const char *text, char host[64], char port[16])
     return true;
 }
 
-static bool open_tcp(struct listener *listener, const char *address, const char *host_port, struct store_error *error)
+static bool open_tcp(struct listener *listener, const char *address, const char *host_port, struct failure *error)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
@@ -208,7 +208,7 @@ static bool open_tcp(struct listener *listener, const char *address, const char 
 }
 
 bool listener_open(struct listener *listener, const char *address, const struct listener_access *access,
-                   struct store_error *error)
+                   struct failure *error)
 {
     *listener = (struct listener){.fd = -1};
     if (strncmp(address, "unix:", 5) == 0)

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "daemon/store/store.h"
+#include "daemon/base/failure.h"
 
 struct listener {
     int fd;
@@ -24,7 +24,7 @@ struct listener_access {
 /* Listens on "unix:/path" or "tcp:host:port" (a loopback address), non-blocking. A socket file that nobody listens on
  * any more is replaced; the folder of the default path is made. False: *error says why (69 in use, 71, 73, 77). */
 bool listener_open(struct listener *listener, const char *address, const struct listener_access *access,
-                   struct store_error *error);
+                   struct failure *error);
 /* Closes it, and removes its file, unless another has been put in its place. */
 void listener_close(struct listener *listener);
 

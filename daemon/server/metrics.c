@@ -74,8 +74,8 @@ static const struct entry gauges_table[] = {
     GAUGE("held_bytes", held_bytes, "answers that wait for the disk"),
     GAUGE("store_used_bytes", store_used_bytes, "pages of the store in use"),
     GAUGE("store_quota_bytes", store_quota_bytes, "pages that the store may use"),
-    GAUGE("log_bytes", log_bytes, "files of the commit log"),
-    GAUGE("tail_bytes", tail_bytes, "changes in the commit log that are not in the tables yet"),
+    GAUGE("log_bytes", wal_bytes, "files of the commit log"),
+    GAUGE("tail_bytes", backlog_bytes, "changes in the commit log that are not in the tables yet"),
     GAUGE("store_full", store_full, "1 while new grants are refused for want of space"),
 };
 

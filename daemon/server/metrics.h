@@ -36,7 +36,7 @@ struct metrics_gauges {
     uint64_t running, interrupted, finished, stored_bytes, waiting, waiting_bytes, memory_bytes;
     uint64_t memory_used_bytes, memory_limit_bytes, memory_full;
     uint64_t connections, buffered_bytes, held_bytes;
-    uint64_t store_used_bytes, store_quota_bytes, store_full, log_bytes, tail_bytes;
+    uint64_t store_used_bytes, store_quota_bytes, store_full, wal_bytes, backlog_bytes;
 };
 
 /* Visits every metric that has a value (a counter by call and code only where it is not 0): name, at most two labels

@@ -314,7 +314,7 @@ static struct response with_outcome(struct arena *arena, const Idem__V1__Respons
     out = put_tag(out, field, outcome_bytes);
     out += idem__v1__outcome__pack(&outcome, out);
     assert(out == head + head_bytes);
-    return (struct response){.head = head, .head_bytes = (uint32_t)head_bytes, .tail = reply->outcome};
+    return (struct response){.head = head, .head_bytes = (uint32_t)head_bytes, .shared = reply->outcome};
 }
 
 struct response response_of_reply_by_messages(struct arena *arena, uint64_t id, const struct reply *reply,

@@ -11,7 +11,7 @@
 struct response {
     const uint8_t *head; /* the frame's header and all of the message but the tail; in the arena */
     uint32_t head_bytes;
-    struct slice tail; /* not held */
+    struct slice shared; /* not held */
 };
 
 /* A time of the retention clock as Unix time. */

@@ -207,15 +207,15 @@ struct response response_wire_put(struct arena *arena, uint64_t id, const struct
     const size_t room = IDEM_FRAME_HEADER_BYTES + NUMBERS_BYTES_MAX + strings_bytes(reply);
     uint8_t *const start = arena_alloc(arena, room), *at = start + room;
     const uint8_t *const end = at;
-    const struct slice tail = reply->show_outcome ? reply->outcome : (struct slice){0};
+    const struct slice shared = reply->show_outcome ? reply->outcome : (struct slice){0};
 
     assert(start);
     at = put_result(at, reply, now);
-    at = close_message(at, reply->call, end, tail.size);
+    at = close_message(at, reply->call, end, shared.size);
     at = put_number(at, 1, id);
-    const size_t message_bytes = (size_t)(end - at) + tail.size;
+    const size_t message_bytes = (size_t)(end - at) + shared.size;
     at -= IDEM_FRAME_HEADER_BYTES;
     assert(at >= start);
     frame_put_header(at, (uint32_t)message_bytes);
-    return (struct response){.head = at, .head_bytes = (uint32_t)(end - at), .tail = tail};
+    return (struct response){.head = at, .head_bytes = (uint32_t)(end - at), .shared = shared};
 }

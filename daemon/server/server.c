@@ -166,7 +166,7 @@ static void accept_again(struct server *server)
 /* When too much waits for the disk nothing is decided until it went: a busy daemon reads slower, it does not refuse. */
 static void press_back(struct server *server)
 {
-    const size_t backlog = store_backlog_bytes(server->store) + service_held_bytes(server->service);
+    const size_t backlog = store_unflushed_bytes(server->store) + service_held_bytes(server->service);
 
     if (backlog > BACKLOG_BYTES_MAX)
         conns_pause(&server->conns, true);
@@ -343,7 +343,7 @@ static void raise_descriptors(void)
     }
 }
 
-static bool open_listeners(struct server *server, const struct server_options *options, struct store_error *error)
+static bool open_listeners(struct server *server, const struct server_options *options, struct failure *error)
 {
     const struct listener_access access = {options->socket_mode, options->socket_group};
 
@@ -359,12 +359,12 @@ static bool open_listeners(struct server *server, const struct server_options *o
 }
 
 /* A daemon that cannot take a single connection would only look as if it worked. */
-static bool can_connect(const struct server *server, struct store_error *error)
+static bool can_connect(const struct server *server, struct failure *error)
 {
     const int fd = fcntl(server->listeners[0].fd, F_DUPFD_CLOEXEC, 0);
 
     if (fd < 0) {
-        *error = (struct store_error){.exit_code = 71};
+        *error = (struct failure){.exit_code = 71};
         snprintf(error->message, sizeof error->message,
                  "no descriptor is left for a connection: %s: raise the limit (ulimit -n)", strerror(errno));
         return false;
@@ -445,7 +445,7 @@ static void loop_failed(const char *what)
     _exit(71);
 }
 
-static bool start(struct server *server, const struct server_options *options, struct store_error *error)
+static bool start(struct server *server, const struct server_options *options, struct failure *error)
 {
     const struct store_options store_options = {.directory = options->data,
                                                 .quota_bytes = options->quota_bytes,
@@ -460,7 +460,7 @@ static bool start(struct server *server, const struct server_options *options, s
     ev_set_syserr_cb(loop_failed);
     server->loop = ev_default_loop(EVFLAG_AUTO);
     if (!server->loop) {
-        *error = (struct store_error){.exit_code = 71, .message = "the event loop could not be made"};
+        *error = (struct failure){.exit_code = 71, .message = "the event loop could not be made"};
         return false;
     }
     ev_async_init(&server->stored, on_stored);
@@ -506,7 +506,7 @@ static void stop(struct server *server)
 int server_run(const struct server_options *options)
 {
     struct server *server = mem_zero(1, sizeof *server);
-    struct store_error error = {0};
+    struct failure error = {0};
     int exit_code = 0;
 
     signal(SIGPIPE, SIG_IGN);

@@ -59,23 +59,23 @@ static struct session *session_of(struct party *party)
 /* ---- Answers -------------------------------------------------------------------- */
 
 static void send_now(struct service *service, struct session *session, const uint8_t *head, uint32_t head_bytes,
-                     struct slice tail)
+                     struct slice shared)
 {
     const struct service_outlet *outlet = &service->options.outlet;
 
     assert(session->open_calls > 0);
     session->open_calls--;
-    outlet->send(outlet->context, session, head, head_bytes, tail);
+    outlet->send(outlet->context, session, head, head_bytes, shared);
 }
 
 static void on_release(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
-                       uint32_t head_bytes, struct slice tail)
+                       uint32_t head_bytes, struct slice shared)
 {
     struct service *service = context;
     struct session *session = (struct session *)(void *)((char *)owner - offsetof(struct session, held));
 
     assert(depends <= store_durable_number(service->store));
-    send_now(service, session, head, head_bytes, tail);
+    send_now(service, session, head, head_bytes, shared);
 }
 
 static void count_answer(struct service *service, const struct reply *reply)
@@ -131,7 +131,7 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
     if (reply->depends > store_durable_number(service->store))
         held_add(&service->held, &session->held, reply->depends, &response);
     else
-        send_now(service, session, response.head, response.head_bytes, response.tail);
+        send_now(service, session, response.head, response.head_bytes, response.shared);
     arena_rewind(service->arena, mark);
 }
 
@@ -155,7 +155,7 @@ static void refuse(struct session *session, uint64_t id, unsigned call, enum cod
 
     if (metrics_call_name(call))
         service->metrics.calls[call - CALL_HELLO][code]++;
-    send_now(service, session, response.head, response.head_bytes, response.tail);
+    send_now(service, session, response.head, response.head_bytes, response.shared);
     arena_rewind(service->arena, mark);
 }
 
@@ -165,7 +165,7 @@ static void answer(struct session *session, const Idem__V1__Response *message)
     const struct response response = response_of_message(service->arena, message);
 
     service->metrics.calls[message->result_case - CALL_HELLO][CODE_OK]++;
-    send_now(service, session, response.head, response.head_bytes, response.tail);
+    send_now(service, session, response.head, response.head_bytes, response.shared);
 }
 
 /* ---- Hello and Stats ---------------------------------------------------------------- */
@@ -301,8 +301,8 @@ static struct metrics_gauges read_gauges(const struct service *service)
         .store_used_bytes = space.used_bytes,
         .store_quota_bytes = space.quota_bytes,
         .store_full = space.full,
-        .log_bytes = store_log_bytes(service->store),
-        .tail_bytes = store_tail_bytes(service->store),
+        .wal_bytes = store_wal_bytes(service->store),
+        .backlog_bytes = store_backlog_bytes(service->store),
     };
 
     outlet->count(outlet->context, &gauges.connections, &gauges.buffered_bytes);
@@ -396,7 +396,7 @@ void service_read(struct service *service, const struct service_message *message
         if (service->read[i].is_call)
             calls[call_count++] = &service->read[i].call;
     }
-    engine_expect(service->engine, calls, call_count);
+    engine_prefetch(service->engine, calls, call_count);
 }
 
 bool service_is_brief(const struct service *service, unsigned number)
@@ -608,7 +608,7 @@ uint64_t service_held_bytes(const struct service *service)
 
 /* ---- Opening and closing --------------------------------------------------------------------- */
 
-struct service *service_open(const struct service_options *options, const struct now *now, struct store_error *error)
+struct service *service_open(const struct service_options *options, const struct now *now, struct failure *error)
 {
     struct service *service = mem_zero(1, sizeof *service);
     const struct engine_options engine_options = {.store = options->store,
@@ -632,8 +632,8 @@ struct service *service_open(const struct service_options *options, const struct
     /* A frame unpacked, what is made of it, and one reply. */
     service->arena = arena_new((size_t)4 * service_message_bytes_max(service) + 8 * 1024 * 1024);
     if (!service->arena) {
-        *error = (struct store_error){.exit_code = 71,
-                                      .message = "no address space is left: raise or remove the limit (ulimit -v)"};
+        *error = (struct failure){.exit_code = 71,
+                                  .message = "no address space is left: raise or remove the limit (ulimit -v)"};
         goto failed;
     }
     return service;

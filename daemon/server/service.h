@@ -29,7 +29,7 @@ struct session {
 /* What the service needs of whoever owns the sockets. None of them may call the service. */
 struct service_outlet {
     /* Sends an answer: head is copied, the tail's blob held as long as needed. */
-    void (*send)(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice tail);
+    void (*send)(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice shared);
     /* Another connection replaces this one: nothing more is read of it, and it is closed. */
     void (*drop)(void *context, struct session *session);
     /* Is its input still open, as far as the socket knows? */
@@ -50,7 +50,7 @@ struct service_options {
 };
 
 /* NULL: *error says why. */
-struct service *service_open(const struct service_options *options, const struct now *now, struct store_error *error);
+struct service *service_open(const struct service_options *options, const struct now *now, struct failure *error);
 void service_close(struct service *service); /* NULL is fine; sessions are closed before */
 
 void service_session_open(struct service *service, struct session *session);
@@ -62,7 +62,7 @@ void service_session_close(struct session *session, const struct now *now);
 /* Messages (frames without their headers) that came together are read together before the first of them is decided, so
  * that what they will look at in memory is fetched for all of them at once. Reading has no effect that can be seen: a
  * message that was read and not decided can be read again. */
-enum { SERVICE_READ_MAX = EXPECTED_MAX };
+enum { SERVICE_READ_MAX = PREFETCH_MAX };
 struct service_message {
     uint8_t *data; /* may be changed */
     uint32_t size;

@@ -63,10 +63,10 @@ static uint64_t wanted(int fd, uint64_t least)
     return plenty ? least + least / 2 : least;
 }
 
-bool ahead_keep(struct ahead *ahead, const struct tables *tables, uint64_t used_bytes, uint64_t log_bytes, bool ask,
+bool ahead_keep(struct ahead *ahead, const struct tables *tables, uint64_t used_bytes, uint64_t wal_bytes, bool ask,
                 uint64_t *room_bytes)
 {
-    const uint64_t least = LEAST_BYTES + log_bytes;
+    const uint64_t least = LEAST_BYTES + wal_bytes;
     MDB_envinfo info;
     mdb_filehandle_t fd;
 

@@ -12,11 +12,11 @@ struct ahead {
     uint64_t allocated; /* of the file, so many bytes are known to be */
 };
 
-/* After each commit. used_bytes: pages in use; log_bytes: the log's files; ask: whether the disk may be asked for more,
+/* After each commit. used_bytes: pages in use; wal_bytes: the log's files; ask: whether the disk may be asked for more,
  * which takes its time if it is full. False: the disk has not as much as is to be
  * kept. *room_bytes: what the tables can take without it; UINT64_MAX if the file system allocates nothing ahead: then a
  * commit that meets the end stops the daemon. */
-bool ahead_keep(struct ahead *ahead, const struct tables *tables, uint64_t used_bytes, uint64_t log_bytes, bool ask,
+bool ahead_keep(struct ahead *ahead, const struct tables *tables, uint64_t used_bytes, uint64_t wal_bytes, bool ask,
                 uint64_t *room_bytes);
 
 #endif

@@ -53,7 +53,7 @@ static void step(struct applying *applying)
 {
     const struct timespec rest = {.tv_nsec = REST_NS};
 
-    if (!applying->apply->gentle || ++applying->steps < STEPS_A_LOOK)
+    if (!applying->apply->throttle || ++applying->steps < STEPS_A_LOOK)
         return;
     applying->steps = 0;
     if (clock_read_ns() - applying->rested_ns < WORK_NS_MAX)
@@ -73,26 +73,26 @@ static int delete_key(struct applying *applying, MDB_dbi table, uint64_t number)
 }
 
 /* What was under a life goes; its record's head says whether there are values to look for. */
-static int delete_life(struct applying *applying, uint64_t life)
+static int delete_generation(struct applying *applying, uint64_t generation)
 {
-    MDB_val key = {sizeof life, &life}, value;
+    MDB_val key = {sizeof generation, &generation}, value;
     int code = mdb_get(applying->txn, applying->tables->unfinished, &key, &value);
 
     if (code == MDB_NOTFOUND)
         return 0;
     if (code == 0 && record_values_bytes(bytes_of(value.mv_data, (uint32_t)value.mv_size)) != 0)
-        code = tables_delete_chunks(applying->chunks, life, 0, 0);
-    return code ? code : delete_key(applying, applying->tables->unfinished, life);
+        code = tables_delete_chunks(applying->chunks, generation, 0, 0);
+    return code ? code : delete_key(applying, applying->tables->unfinished, generation);
 }
 
 static int remove_finished(struct applying *applying, const struct merged *merged)
 {
-    int code = delete_key(applying, applying->tables->finished, merged->place);
+    int code = delete_key(applying, applying->tables->finished, merged->expiry_key);
 
     if (code == 0)
-        code = tables_delete_chunks(applying->chunks, merged->place, 0, 0);
-    if (code == 0 && merged->body_place)
-        code = tables_delete_chunks(applying->chunks, merged->body_place, 0, 0);
+        code = tables_delete_chunks(applying->chunks, merged->expiry_key, 0, 0);
+    if (code == 0 && merged->body_expiry_key)
+        code = tables_delete_chunks(applying->chunks, merged->body_expiry_key, 0, 0);
     return code;
 }
 
@@ -100,7 +100,7 @@ static int remove_what_goes(struct applying *applying, const struct merged *merg
 {
     if (merged->kind == STORE_REMOVE_FINISHED)
         return remove_finished(applying, merged);
-    return merged->born || merged->kind == STORE_PUT_UNFINISHED ? 0 : delete_life(applying, merged->life);
+    return merged->born || merged->kind == STORE_PUT_UNFINISHED ? 0 : delete_generation(applying, merged->generation);
 }
 
 /* The last key of a table; 0 where it is empty. */
@@ -133,25 +133,26 @@ static int put_record(MDB_cursor *cursor, uint64_t number, const struct merged *
 
 static int put_unfinished(struct applying *applying, const struct merged *merged, uint64_t *last)
 {
-    int code = put_record(applying->unfinished, merged->life, merged, last);
+    int code = put_record(applying->unfinished, merged->generation, merged, last);
 
     for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
         const struct bytes data = merged->values[kind];
         if (!data.data)
             continue;
-        code = tables_put_value(applying->tables, applying->txn, merged->life, kind, data);
+        code = tables_put_value(applying->tables, applying->txn, merged->generation, kind, data);
         if (code == 0 && !merged->born)
-            code = tables_delete_chunks(applying->chunks, merged->life, kind, tables_chunks_of(data.size));
+            code = tables_delete_chunks(applying->chunks, merged->generation, kind, tables_chunks_of(data.size));
     }
     return code;
 }
 
 static int finish(struct applying *applying, const struct merged *merged, uint64_t *last)
 {
-    int code = put_record(applying->finished, merged->place, merged, last);
+    int code = put_record(applying->finished, merged->expiry_key, merged, last);
 
     for (unsigned kind = 1; code == 0 && kind < BLOB_KINDS; kind++) {
-        const uint64_t owner = kind == BLOB_BODY && merged->body_place ? merged->body_place : merged->place;
+        const uint64_t owner =
+            kind == BLOB_BODY && merged->body_expiry_key ? merged->body_expiry_key : merged->expiry_key;
         if (merged->values[kind].data)
             code = tables_put_value(applying->tables, applying->txn, owner, kind, merged->values[kind]);
     }
@@ -176,7 +177,8 @@ static int put_all(struct applying *applying, enum store_change_kind kind, MDB_c
     for (uint32_t at = 0; at < applying->merge.count; at++) {
         const struct merged *merged = &applying->merge.merged[at];
         if (merged->kind == kind)
-            applying->order[count++] = (struct order){kind == STORE_FINISH ? merged->place : merged->life, at};
+            applying->order[count++] =
+                (struct order){kind == STORE_FINISH ? merged->expiry_key : merged->generation, at};
     }
     if (count == 0)
         return 0;
@@ -230,16 +232,16 @@ static int sweep_records(struct applying *applying)
     while (code == 0 && apply->swept_count < APPLY_SWEPT_MAX) {
         const struct bytes record = bytes_of(value.mv_data, (uint32_t)value.mv_size);
         struct record head;
-        uint64_t place;
+        uint64_t expiry_key;
 
-        memcpy(&place, key.mv_data, sizeof place);
-        if (store_place_seconds(place) > apply->sweep_s)
+        memcpy(&expiry_key, key.mv_data, sizeof expiry_key);
+        if (expiry_key_seconds(expiry_key) > apply->sweep_s)
             return 0;
         if (record_decode_head(record, &head) != RECORD_GOOD)
             head = (struct record){0};
         apply->swept[apply->swept_count++] =
             (struct store_swept){.hash = head.hash,
-                                 .place = place,
+                                 .expiry_key = expiry_key,
                                  .namespace_hash = record_namespace_hash(apply->secret, record_namespace(record)),
                                  .bytes = (uint64_t)record.size + head.values_bytes};
         if ((code = mdb_cursor_del(applying->finished, 0)) != 0)
@@ -256,20 +258,20 @@ static int sweep_chunks(struct applying *applying)
     MDB_val key = {sizeof bytes, bytes}, value;
     int code;
 
-    tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
+    tables_make_chunk_key(bytes, TABLES_FIRST_EXPIRY_KEY, 0, 0);
     code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
     for (uint32_t cost = applying->apply->swept_count; code == 0 && cost < SWEEP_COST_MAX; cost += SWEEP_CHUNK_COST) {
-        uint64_t place;
+        uint64_t expiry_key;
         unsigned kind;
         uint32_t chunk;
 
-        tables_chunk_key(&key, &place, &kind, &chunk);
-        if (store_place_seconds(place) > applying->apply->sweep_s)
+        tables_chunk_key(&key, &expiry_key, &kind, &chunk);
+        if (expiry_key_seconds(expiry_key) > applying->apply->sweep_s)
             return 0;
         if ((code = mdb_cursor_del(applying->chunks, 0)) != 0)
             return code;
         step(applying);
-        tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
+        tables_make_chunk_key(bytes, TABLES_FIRST_EXPIRY_KEY, 0, 0);
         key = (MDB_val){sizeof bytes, bytes};
         code = mdb_cursor_get(applying->chunks, &key, &value, MDB_SET_RANGE);
     }

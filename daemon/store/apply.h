@@ -10,8 +10,8 @@ struct apply {
     struct tables *tables;
     const struct bytes *batches; /* good ones, oldest first, without a gap; may be none */
     uint32_t batch_count;
-    struct tables_state *state; /* as it is in the tables; afterwards as it became. Its log_slots is the caller's */
-    bool gentle;                /* it rests now and then, for threads that somebody waits for */
+    struct tables_state *state; /* as it is in the tables; afterwards as it became. Its wal_slots is the caller's */
+    bool throttle;              /* it rests now and then, for threads that somebody waits for */
     uint64_t sweep_s; /* first sweeps what may go at this time (seconds of the retention clock), one slice; 0: no */
     const uint8_t *secret;     /* of namespaces' hashes; with sweep_s */
     struct store_swept *swept; /* room for APPLY_SWEPT_MAX, with sweep_s */

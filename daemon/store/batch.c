@@ -6,7 +6,12 @@
 
 #include "proto/frame.h"
 
-enum { VARINT_BYTES_MAX = 10, CHANGE_HEADER_BYTES_MAX = 1 + VARINT_BYTES_MAX * 11 + 12, NO_LIFE = 0x80, KIND_BITS = 3 };
+enum {
+    VARINT_BYTES_MAX = 10,
+    CHANGE_HEADER_BYTES_MAX = 1 + VARINT_BYTES_MAX * 11 + 12,
+    NO_GENERATION = 0x80,
+    KIND_BITS = 3
+};
 #define MAGIC 0x32626469u /* "idb2" */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "integers are copied as they lie");
@@ -33,7 +38,7 @@ void batch_start(struct batch *batch, uint64_t next, struct blob *bytes)
     blob_extend(batch->bytes, BATCH_HEADER_BYTES);
 }
 
-static bool has_place(enum store_change_kind kind)
+static bool has_expiry_key(enum store_change_kind kind)
 {
     return kind == STORE_FINISH || kind == STORE_REMOVE_FINISHED;
 }
@@ -63,11 +68,11 @@ static size_t put_difference(uint8_t *out, uint64_t value, uint64_t *last)
 }
 
 static uint8_t *put_record(struct batch *batch, uint8_t *at, const struct store_change *change,
-                           const struct record_part *part)
+                           const struct record_delta *part)
 {
-    const bool first = change->number == change->life;
+    const bool first = change->number == change->generation;
 
-    assert(change->life && (!first || !part->shared));
+    assert(change->generation && (!first || !part->shared));
     at += frame_put_varint(at, (uint64_t)part->values_bytes << 2 | part->state);
     if (change->kind == STORE_FINISH)
         at += put_difference(at, part->expires_ms, &batch->expires_ms);
@@ -83,17 +88,17 @@ static uint8_t *put_record(struct batch *batch, uint8_t *at, const struct store_
 }
 
 static uint32_t put_change_header(struct batch *batch, uint8_t *out, const struct store_change *change,
-                                  const struct record_part *part)
+                                  const struct record_delta *part)
 {
     uint8_t *at = out + 1;
 
-    assert(change->life <= change->number);
-    out[0] = (uint8_t)(change->kind | (change->life ? 0 : NO_LIFE));
-    if (change->life)
-        at += frame_put_varint(at, change->number - change->life);
-    if (has_place(change->kind)) {
-        at += put_difference(at, change->place, &batch->place);
-        at += frame_put_varint(at, change->body_place);
+    assert(change->generation <= change->number);
+    out[0] = (uint8_t)(change->kind | (change->generation ? 0 : NO_GENERATION));
+    if (change->generation)
+        at += frame_put_varint(at, change->number - change->generation);
+    if (has_expiry_key(change->kind)) {
+        at += put_difference(at, change->expiry_key, &batch->expiry_key);
+        at += frame_put_varint(at, change->body_expiry_key);
     }
     if (has_record(change->kind))
         at = put_record(batch, at, change, part);
@@ -117,11 +122,11 @@ static void append_bytes(struct batch *batch, struct bytes bytes)
 void batch_append(struct batch *batch, const struct store_change *change, struct slice values[BLOB_KINDS])
 {
     uint8_t header[CHANGE_HEADER_BYTES_MAX];
-    struct record_part part = {0};
+    struct record_delta part = {0};
 
     assert(change->number == batch->next);
     if (has_record(change->kind))
-        record_split(change->record, change->base, &part);
+        record_delta_make(change->record, change->base, &part);
     append_bytes(batch, bytes_of(header, put_change_header(batch, header, change, &part)));
     append_bytes(batch, part.own);
     for (int kind = 1; kind < BLOB_KINDS; kind++) {
@@ -270,7 +275,7 @@ static void get_number(struct batch_reader *reader, void *number, uint32_t size)
 }
 
 /* Returns how many bytes of its own the record has. */
-static uint64_t get_record(struct batch_reader *reader, const struct store_change *change, struct record_part *part)
+static uint64_t get_record(struct batch_reader *reader, const struct store_change *change, struct record_delta *part)
 {
     const uint64_t first = get_varint(reader);
     uint64_t shared = 0;
@@ -280,12 +285,12 @@ static uint64_t get_record(struct batch_reader *reader, const struct store_chang
     if (change->kind == STORE_FINISH)
         part->expires_ms = get_difference(reader, &reader->expires_ms);
     get_number(reader, &part->hash, sizeof part->hash);
-    if (change->number != change->life)
+    if (change->number != change->generation)
         shared = get_varint(reader);
     if (shared)
         get_number(reader, &part->checksum, sizeof part->checksum);
     const uint64_t own = get_varint(reader), most = RECORD_BYTES_MAX - RECORD_HEAD_BYTES;
-    reader->bad |= !change->life || first >> 2 > UINT32_MAX || part->expires_ms >> 48 || shared > most ||
+    reader->bad |= !change->generation || first >> 2 > UINT32_MAX || part->expires_ms >> 48 || shared > most ||
                    own > most - shared || (part->state == RECORD_DONE) != (change->kind == STORE_FINISH) ||
                    part->state == RECORD_ABSENT;
     part->shared = (uint32_t)shared;
@@ -304,11 +309,11 @@ bool batch_next(struct batch_reader *reader, struct batch_change *out)
     const uint8_t first = *reader->at++;
     *out = (struct batch_change){
         .is = {.kind = (enum store_change_kind)(first & ((1u << KIND_BITS) - 1)), .number = reader->number++}};
-    if (!(first & NO_LIFE))
-        change->life = change->number - get_varint(reader);
-    if (has_place(change->kind)) {
-        change->place = get_difference(reader, &reader->place);
-        change->body_place = get_varint(reader);
+    if (!(first & NO_GENERATION))
+        change->generation = change->number - get_varint(reader);
+    if (has_expiry_key(change->kind)) {
+        change->expiry_key = get_difference(reader, &reader->expiry_key);
+        change->body_expiry_key = get_varint(reader);
     }
     if (has_record(change->kind))
         own_bytes = get_record(reader, change, &out->record);

@@ -15,7 +15,7 @@
  * in this batch (before the first: 0):
  *     u8 kind (3 bits), which values are given (4 bits, by kind 1 .. 4), no life (1 bit)
  *     v number - life, where there is one
- *     of FINISH and REMOVE_FINISHED: d place, v body_place
+ *     of FINISH and REMOVE_FINISHED: d place, v body_expiry_key
  *     of PUT_UNFINISHED and FINISH, the record: v values_bytes * 4 + state, of FINISH d expires_ms, u64 hash, where
  *         number - life is not 0 v shared, where shared is not 0 u32 checksum, v own bytes
  *     v bytes of each value given
@@ -45,8 +45,8 @@ enum {
 /* A batch being filled. */
 struct batch {
     struct blob *bytes;
-    uint64_t first, next;       /* numbers */
-    uint64_t place, expires_ms; /* the last one's */
+    uint64_t first, next;            /* numbers */
+    uint64_t expiry_key, expires_ms; /* the last one's */
 };
 
 /* Starts a new one, whose first change is number `next`. Takes `bytes`, which nobody else has a reference to, to fill
@@ -91,14 +91,14 @@ bool batch_of_other_version(const uint8_t *data, uint64_t size, const uint8_t se
 
 /* A change as a batch has it. */
 struct batch_change {
-    struct store_change is;    /* without record and base */
-    struct record_part record; /* the PUTs and FINISH */
+    struct store_change is;     /* without record and base */
+    struct record_delta record; /* the PUTs and FINISH */
 };
 /* Goes through the changes of a good batch. Views point into it. */
 struct batch_reader {
     const uint8_t *at, *end;
     uint64_t number, last;
-    uint64_t place, expires_ms; /* the last one's */
+    uint64_t expiry_key, expires_ms; /* the last one's */
     bool bad; /* a change that does not read, or not as many as the header says: another program made the batch */
 };
 void batch_read(const uint8_t *data, struct batch_reader *reader);

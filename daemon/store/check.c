@@ -16,7 +16,7 @@
 
 #include "daemon/store/directory.h"
 #include "daemon/store/disk.h"
-#include "daemon/store/log.h"
+#include "daemon/store/wal.h"
 #include "daemon/base/memory.h"
 #include "daemon/store/merge.h"
 #include "daemon/store/tables.h"
@@ -89,7 +89,7 @@ static void check_unfinished(struct check *check, uint64_t key, struct bytes dat
                checked == RECORD_BAD_HEAD ? "its head does not read" : "its record does not read", NULL);
         return;
     }
-    if (record.life != key || record.state == RECORD_DONE)
+    if (record.generation != key || record.state == RECORD_DONE)
         damage(check, "unfinished", key, "the record of another place", &record);
     check_value(check, "unfinished", key, key, BLOB_INPUT, record.input_bytes, &record);
     check_value(check, "unfinished", key, key, BLOB_CHECKPOINT, record.checkpoint_bytes, &record);
@@ -106,13 +106,13 @@ static void check_finished(struct check *check, uint64_t key, struct bytes data)
                checked == RECORD_BAD_HEAD ? "its head does not read" : "its record does not read", NULL);
         return;
     }
-    if (record.state != RECORD_DONE || store_place_seconds(key) * 1000 < record.expires_ms)
+    if (record.state != RECORD_DONE || expiry_key_seconds(key) * 1000 < record.expires_ms)
         damage(check, "finished", key, "the record of another place", &record);
     if (record.inline_values.size)
         return;
     check_value(check, "finished", key, key, BLOB_ATTRIBUTES, record.attributes_bytes, &record);
     /* A body with a place of its own may be swept before its record. */
-    if (!record.body_place)
+    if (!record.body_expiry_key)
         check_value(check, "finished", key, key, BLOB_BODY, record.body_field_bytes, &record);
 }
 
@@ -166,25 +166,25 @@ static void check_merged(struct check *check, const struct merged *merged)
         return;
     const uint32_t size = merge_record(merged, data, &good);
     if (!good)
-        damage(check, "log", merged->life, "the record before it, which it counts on, does not read", NULL);
+        damage(check, "log", merged->generation, "the record before it, which it counts on, does not read", NULL);
     else if (record_decode(bytes_of(data, size), &record) != RECORD_GOOD)
-        damage(check, "log", merged->life, "its record does not read", NULL);
+        damage(check, "log", merged->generation, "its record does not read", NULL);
 }
 
 /* What a start would make of the log: its changes, and the record that each operation would have of them. */
-static void check_batches(struct check *check, const struct log *log, uint64_t next_number)
+static void check_batches(struct check *check, const struct wal *wal, uint64_t next_number)
 {
     struct merge merge = {.tables = &check->tables, .txn = check->txn, .next_number = next_number};
-    struct bytes *batches = mem_alloc(log_found(log) * sizeof *batches);
+    struct bytes *batches = mem_alloc(wal_found(wal) * sizeof *batches);
     int code;
 
-    for (uint32_t n = 0; n < log_found(log); n++) {
+    for (uint32_t n = 0; n < wal_found(wal); n++) {
         struct batch_header header;
-        batches[n] = log_batch(log, n);
+        batches[n] = wal_batch(wal, n);
         batch_read_header(batches[n].data, &header);
         check->logged += header.last - header.first + 1;
     }
-    if ((code = merge_batches(&merge, batches, log_found(log))) != 0)
+    if ((code = merge_batches(&merge, batches, wal_found(wal))) != 0)
         unreadable(check, "log", next_number, code);
     for (uint32_t at = 0; at < merge.count; at++)
         check_merged(check, &merge.merged[at]);
@@ -203,7 +203,7 @@ static int open_to_read(int folder, const char *name, int *file)
 }
 
 /* Why something could not be opened: damage, or another reason. Returns the exit code. */
-static int say_error(struct check *check, const struct store_error *error)
+static int say_error(struct check *check, const struct failure *error)
 {
     const bool damaged = error->exit_code == 65;
 
@@ -219,21 +219,21 @@ static int check_log(struct check *check, const char *path, int folder, const st
                      const struct tables_state *state)
 {
     struct disk disk = disk_system;
-    const struct log_options options = {.disk = &disk,
+    const struct wal_options options = {.disk = &disk,
                                         .directory = path,
                                         .folder = folder,
                                         .secret = facts->secret,
                                         .applied = state->next_number - 1,
-                                        .segment = state->log_segment,
-                                        .slots = state->log_slots};
-    struct store_error error;
+                                        .segment = state->wal_segment,
+                                        .slots = state->wal_slots};
+    struct failure error;
 
     disk.open = open_to_read;
-    struct log *log = log_open(&options, &error);
-    if (!log)
+    struct wal *wal = wal_open(&options, &error);
+    if (!wal)
         return say_error(check, &error);
-    check_batches(check, log, state->next_number);
-    log_close(log);
+    check_batches(check, wal, state->next_number);
+    wal_close(wal);
     return 0;
 }
 
@@ -249,7 +249,7 @@ static int check_store(const char *path, int folder, FILE *out)
 {
     struct check check = {.out = out};
     struct store_facts facts;
-    struct store_error error;
+    struct failure error;
     struct tables_state state;
     int code;
 
@@ -305,7 +305,7 @@ static int exit_code_of(pid_t child, FILE *out)
 int check_data(const char *directory_path, FILE *out)
 {
     struct directory directory;
-    struct store_error error;
+    struct failure error;
     char path[4096];
 
     if (!directory_open(&directory, directory_path, DIRECTORY_READ, &error)) {

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool fail(struct store_error *error, int exit_code, const char *path, const char *what)
+static bool fail(struct failure *error, int exit_code, const char *path, const char *what)
 {
     error->exit_code = exit_code;
     snprintf(error->message, sizeof error->message, "%.300s: %s", path, what);
@@ -39,7 +39,7 @@ static int exit_code_of(int code)
     }
 }
 
-static bool fail_errno(struct store_error *error, const char *path, const char *what)
+static bool fail_errno(struct failure *error, const char *path, const char *what)
 {
     const int code = errno;
     char text[160];
@@ -62,7 +62,7 @@ static bool is_ours(const char *name)
 }
 
 /* Refuses a directory that holds other things and no store. */
-static bool check_contents(const struct directory *directory, struct store_error *error)
+static bool check_contents(const struct directory *directory, struct failure *error)
 {
     DIR *folder = opendir(directory->path);
     const struct dirent *entry;
@@ -110,7 +110,7 @@ static pid_t holder(const struct directory *directory)
 }
 
 /* errno is that of a lock that was not given. */
-static bool fail_lock(const struct directory *directory, const char *path, struct store_error *error)
+static bool fail_lock(const struct directory *directory, const char *path, struct failure *error)
 {
     char text[120];
 
@@ -125,12 +125,12 @@ static bool fail_lock(const struct directory *directory, const char *path, struc
 }
 
 static bool lock_whole(const struct directory *directory, int fd, enum directory_use use, const char *path,
-                       struct store_error *error)
+                       struct failure *error)
 {
     return flock(fd, (use == DIRECTORY_HOLD ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0 || fail_lock(directory, path, error);
 }
 
-static bool take_lock_file(struct directory *directory, enum directory_use use, struct store_error *error)
+static bool take_lock_file(struct directory *directory, enum directory_use use, struct failure *error)
 {
     struct flock lock = {.l_type = use == DIRECTORY_HOLD ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET};
     const int flags = use == DIRECTORY_HOLD ? O_RDWR | O_CREAT : O_RDONLY;
@@ -147,8 +147,7 @@ static bool take_lock_file(struct directory *directory, enum directory_use use, 
 
 /* ---- Taking it ---------------------------------------------------------------------------- */
 
-static bool open_folder(struct directory *directory, const char *path, enum directory_use use,
-                        struct store_error *error)
+static bool open_folder(struct directory *directory, const char *path, enum directory_use use, struct failure *error)
 {
     if (strlen(path) >= sizeof directory->path)
         return fail(error, 64, path, "the path is too long");
@@ -159,7 +158,7 @@ static bool open_folder(struct directory *directory, const char *path, enum dire
     return directory->fd >= 0 || fail_errno(error, path, "cannot be opened");
 }
 
-bool directory_open_data(struct directory *directory, enum directory_use use, struct store_error *error)
+bool directory_open_data(struct directory *directory, enum directory_use use, struct failure *error)
 {
     struct stat status;
     char path[4096 + 16];
@@ -180,7 +179,7 @@ bool directory_open_data(struct directory *directory, enum directory_use use, st
     return lock_whole(directory, directory->data_fd, use, path, error);
 }
 
-static bool take(struct directory *directory, const char *path, enum directory_use use, struct store_error *error)
+static bool take(struct directory *directory, const char *path, enum directory_use use, struct failure *error)
 {
     if (!open_folder(directory, path, use, error) || !lock_whole(directory, directory->fd, use, path, error) ||
         !check_contents(directory, error))
@@ -191,7 +190,7 @@ static bool take(struct directory *directory, const char *path, enum directory_u
     return (!has_store || directory_open_data(directory, use, error)) && take_lock_file(directory, use, error);
 }
 
-bool directory_open(struct directory *directory, const char *path, enum directory_use use, struct store_error *error)
+bool directory_open(struct directory *directory, const char *path, enum directory_use use, struct failure *error)
 {
     *directory = directory_none();
     if (take(directory, path, use, error))
@@ -220,7 +219,7 @@ static void remove_file(const char *folder, const char *name)
     unlink(path);
 }
 
-bool directory_begin_build(const struct directory *directory, struct store_error *error)
+bool directory_begin_build(const struct directory *directory, struct failure *error)
 {
     char path[4096];
 
@@ -233,7 +232,7 @@ bool directory_begin_build(const struct directory *directory, struct store_error
     return mkdir(path, 0700) == 0 || fail_errno(error, path, "cannot be made");
 }
 
-static bool flush(const char *path, struct store_error *error)
+static bool flush(const char *path, struct failure *error)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     const bool good = fd >= 0 && fsync(fd) == 0;
@@ -245,7 +244,7 @@ static bool flush(const char *path, struct store_error *error)
     return good;
 }
 
-bool directory_end_build(const struct directory *directory, struct store_error *error)
+bool directory_end_build(const struct directory *directory, struct failure *error)
 {
     char from[4096], to[4096], data[4096 + 16];
 
@@ -259,7 +258,7 @@ bool directory_end_build(const struct directory *directory, struct store_error *
 
 /* The folder that DIR is in, of which we may have no right to open it: then all of DIR's file system is flushed. One
  * that cannot be written to, or is of a kind that is not flushed, has nothing to flush. */
-static bool flush_parent(const struct directory *directory, struct store_error *error)
+static bool flush_parent(const struct directory *directory, struct failure *error)
 {
     const int fd = openat(directory->fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     const bool good =
@@ -272,7 +271,7 @@ static bool flush_parent(const struct directory *directory, struct store_error *
     return good;
 }
 
-bool directory_flush(const struct directory *directory, struct store_error *error)
+bool directory_flush(const struct directory *directory, struct failure *error)
 {
     char path[4096];
 

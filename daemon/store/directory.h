@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "daemon/store/store.h"
+#include "daemon/base/failure.h"
 
 struct directory {
     char path[4000]; /* of the directory */
@@ -28,9 +28,9 @@ enum directory_use {
 
 /* Takes DIR, which holds a store of ours or, to be held, nothing. Refuses one that holds other things, or a store whose
  * file is missing or empty (65); 75 where another process has it. */
-bool directory_open(struct directory *directory, const char *path, enum directory_use use, struct store_error *error);
+bool directory_open(struct directory *directory, const char *path, enum directory_use use, struct failure *error);
 /* Takes the file of the store that is there. */
-bool directory_open_data(struct directory *directory, enum directory_use use, struct store_error *error);
+bool directory_open_data(struct directory *directory, enum directory_use use, struct failure *error);
 /* Gives everything back. */
 void directory_close(struct directory *directory);
 
@@ -38,11 +38,11 @@ bool directory_has_store(const struct directory *directory);
 /* DIR/store and DIR/store.new, as paths. */
 void directory_store_path(const struct directory *directory, bool building, char path[4096]);
 /* Removes what an interrupted build left, and makes an empty DIR/store.new. */
-bool directory_begin_build(const struct directory *directory, struct store_error *error);
+bool directory_begin_build(const struct directory *directory, struct failure *error);
 /* What was built is flushed, and becomes DIR/store. */
-bool directory_end_build(const struct directory *directory, struct store_error *error);
+bool directory_end_build(const struct directory *directory, struct failure *error);
 /* Flushes the tables' file, and the names of everything on the way to it: a daemon that was killed may have left either
  * unflushed, where a power cut would still undo it. */
-bool directory_flush(const struct directory *directory, struct store_error *error);
+bool directory_flush(const struct directory *directory, struct failure *error);
 
 #endif

@@ -26,7 +26,7 @@ struct loading {
     MDB_txn *txn;
     bool accept_loss;
     const struct store_visitor *visitor;
-    struct store_error *error;
+    struct failure *error;
 };
 
 /* Gives a record away. False: no more. */
@@ -64,7 +64,7 @@ static bool visit_unfinished(const struct loading *loading, uint64_t key, const 
     if (value->mv_size > RECORD_BYTES_MAX)
         return lose(loading, "unfinished", key);
     const struct bytes record = bytes_of(value->mv_data, (uint32_t)value->mv_size);
-    if (record_decode_head(record, &head) != RECORD_GOOD || head.life != key || head.state == RECORD_DONE)
+    if (record_decode_head(record, &head) != RECORD_GOOD || head.generation != key || head.state == RECORD_DONE)
         return lose(loading, "unfinished", key);
     loading->visitor->unfinished(loading->visitor->context, key, record);
     return true;
@@ -77,7 +77,7 @@ static bool visit_finished(const struct loading *loading, uint64_t key, const MD
 
     /* At a place before its own end it would be swept too early. */
     if (value->mv_size > RECORD_BYTES_MAX || record_decode_head(record, &head) != RECORD_GOOD ||
-        head.state != RECORD_DONE || store_place_seconds(key) * 1000 < head.expires_ms)
+        head.state != RECORD_DONE || expiry_key_seconds(key) * 1000 < head.expires_ms)
         return lose(loading, "finished", key);
     head.id.namespace = record_namespace(record);
     loading->visitor->finished(loading->visitor->context, key, &head, record.size);
@@ -256,23 +256,23 @@ static bool load_whole(const struct loading *loading, const struct table *table,
 static bool load_what_reads(const struct loading *loading, const struct table *table, visit_record *visit)
 {
     struct way forth = {.records_max = UINT64_MAX}, back = {.back = true, .records_max = UINT64_MAX};
-    struct reach head = {0}, tail = {0}, walked = {0}, walked_back = {0};
+    struct reach head = {0}, backlog = {0}, walked = {0}, walked_back = {0};
 
     if (!scout(loading, table, &forth, &head))
         return false;
     if (is_whole(table, &head))
         return walk(loading, table, &forth, visit, &walked);
     back.until = head.records ? head.key : 0;
-    if (lacks_memory(loading, table, &head) || !scout(loading, table, &back, &tail) ||
-        lacks_memory(loading, table, &tail))
+    if (lacks_memory(loading, table, &head) || !scout(loading, table, &back, &backlog) ||
+        lacks_memory(loading, table, &backlog))
         return false;
     log_side(table, "first", &head);
-    log_side(table, "last", &tail);
-    if (!head.begun || !tail.begun)
+    log_side(table, "last", &backlog);
+    if (!head.begun || !backlog.begun)
         return refuse(loading, "is damaged at one of its ends, where the store could not go on: it needs a backup",
                       table->name);
     forth.records_max = head.records;
-    back.records_max = tail.records;
+    back.records_max = backlog.records;
     return walk(loading, table, &forth, visit, &walked) && walk(loading, table, &back, visit, &walked_back);
 }
 
@@ -288,7 +288,7 @@ static bool load_table(const struct loading *loading, const char *name, MDB_dbi 
 }
 
 bool load_records(const struct tables *tables, MDB_txn *txn, bool accept_loss, const struct store_visitor *visitor,
-                  struct store_error *error)
+                  struct failure *error)
 {
     const struct loading loading = {txn, accept_loss, visitor, error};
 

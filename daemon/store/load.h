@@ -7,6 +7,6 @@
 
 /* store_load, in a transaction that is good for reading. */
 bool load_records(const struct tables *tables, MDB_txn *txn, bool accept_loss, const struct store_visitor *visitor,
-                  struct store_error *error);
+                  struct failure *error);
 
 #endif

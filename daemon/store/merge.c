@@ -15,11 +15,11 @@ struct merge_copy {
 
 /* ---- Operations --------------------------------------------------------------------- */
 
-static uint32_t slot_of(const struct merge *merge, uint64_t life)
+static uint32_t slot_of(const struct merge *merge, uint64_t generation)
 {
-    uint32_t slot = (uint32_t)(life * 0x9e3779b97f4a7c15u >> 32) & merge->slot_mask;
+    uint32_t slot = (uint32_t)(generation * 0x9e3779b97f4a7c15u >> 32) & merge->slot_mask;
 
-    while (merge->slots[slot] && merge->merged[merge->slots[slot] - 1].life != life)
+    while (merge->slots[slot] && merge->merged[merge->slots[slot] - 1].generation != generation)
         slot = (slot + 1) & merge->slot_mask;
     return slot;
 }
@@ -32,19 +32,20 @@ static void grow(struct merge *merge)
     merge->slot_mask = 2 * merge->capacity - 1;
     merge->slots = mem_zero(merge->slot_mask + 1, sizeof *merge->slots);
     for (uint32_t at = 0; at < merge->count; at++)
-        merge->slots[slot_of(merge, merge->merged[at].life)] = at + 1;
+        merge->slots[slot_of(merge, merge->merged[at].generation)] = at + 1;
 }
 
 static struct merged *merged_of(struct merge *merge, const struct store_change *change)
 {
-    const uint64_t life = change->life ? change->life : change->place;
+    const uint64_t generation = change->generation ? change->generation : change->expiry_key;
     uint32_t slot;
 
     if (merge->count == merge->capacity)
         grow(merge);
-    slot = slot_of(merge, life);
+    slot = slot_of(merge, generation);
     if (!merge->slots[slot]) {
-        merge->merged[merge->count] = (struct merged){.life = life, .born = change->life >= merge->next_number};
+        merge->merged[merge->count] =
+            (struct merged){.generation = generation, .born = change->generation >= merge->next_number};
         merge->slots[slot] = ++merge->count;
     }
     return &merge->merged[merge->slots[slot] - 1];
@@ -63,11 +64,11 @@ static uint8_t *make_copy(struct merge *merge, uint32_t size)
 }
 
 /* The first `size` bytes of the rest of the record that the tables have of a life. Zeros where there are none:
- * record_join sees that they are not the base. */
+ * record_delta_apply sees that they are not the base. */
 static int base_in_tables(struct merge *merge, const struct merged *merged, uint32_t size, const uint8_t **base)
 {
-    uint64_t life = merged->life;
-    MDB_val key = {sizeof life, &life}, value = {0, NULL};
+    uint64_t generation = merged->generation;
+    MDB_val key = {sizeof generation, &generation}, value = {0, NULL};
     const int code = merged->born ? MDB_NOTFOUND : mdb_get(merge->txn, merge->tables->unfinished, &key, &value);
     const struct bytes rest = record_rest(bytes_of(value.mv_data, (uint32_t)value.mv_size));
     uint8_t *copy;
@@ -83,7 +84,7 @@ static int base_in_tables(struct merge *merge, const struct merged *merged, uint
 /* The same of the record that was merged before. */
 static const uint8_t *base_before(struct merge *merge, const struct merged *merged, uint32_t size)
 {
-    const struct record_part *before = &merged->record;
+    const struct record_delta *before = &merged->record;
     uint8_t *copy;
 
     if (size <= before->shared)
@@ -98,7 +99,7 @@ static const uint8_t *base_before(struct merge *merge, const struct merged *merg
     return copy;
 }
 
-static int merge_base(struct merge *merge, struct merged *merged, const struct record_part *part)
+static int merge_base(struct merge *merge, struct merged *merged, const struct record_delta *part)
 {
     if (part->shared == 0)
         return 0;
@@ -124,8 +125,8 @@ static int merge_change(struct merge *merge, const struct batch_change *merging)
     /* What is removed before it was ever in the tables leaves nothing to do but what its life has there. */
     merged->kind =
         change->kind == STORE_REMOVE_FINISHED && merged->kind == STORE_FINISH ? STORE_REMOVE_UNFINISHED : change->kind;
-    merged->place = change->place;
-    merged->body_place = change->body_place;
+    merged->expiry_key = change->expiry_key;
+    merged->body_expiry_key = change->body_expiry_key;
     merged->record = merging->record;
     for (int kind = 1; kind < BLOB_KINDS; kind++)
         if (change->kind != STORE_PUT_UNFINISHED || change->values[kind].data)
@@ -160,7 +161,7 @@ int merge_batches(struct merge *merge, const struct bytes *batches, uint32_t cou
 
 uint32_t merge_record(const struct merged *merged, uint8_t out[RECORD_BYTES_MAX], bool *good)
 {
-    return record_join(&merged->record, merged->life, merged->base, out, good);
+    return record_delta_apply(&merged->record, merged->generation, merged->base, out, good);
 }
 
 void merge_free(struct merge *merge)

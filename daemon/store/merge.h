@@ -9,12 +9,12 @@
 
 /* What one operation comes to. Views point into the batches. */
 struct merged {
-    uint64_t life; /* a damaged one that is removed: its place */
+    uint64_t generation; /* a damaged one that is removed: its place */
     enum store_change_kind kind;
     bool born; /* it began in these batches: the tables have nothing of it */
-    uint64_t place, body_place;
-    struct record_part record; /* PUT_UNFINISHED, FINISH */
-    const uint8_t *base;       /* the bytes that it shares */
+    uint64_t expiry_key, body_expiry_key;
+    struct record_delta record; /* PUT_UNFINISHED, FINISH */
+    const uint8_t *base;        /* the bytes that it shares */
     struct bytes values[BLOB_KINDS];
 };
 

@@ -25,12 +25,12 @@
 #include "daemon/store/directory.h"
 #include "daemon/store/disk.h"
 #include "daemon/store/load.h"
-#include "daemon/store/log.h"
+#include "daemon/store/wal.h"
 #include "daemon/base/logging.h"
 #include "daemon/store/mapped.h"
 #include "daemon/base/memory.h"
 #include "daemon/store/origin.h"
-#include "daemon/store/places.h"
+#include "daemon/store/expiry_keys.h"
 #include "daemon/store/tables.h"
 #include "daemon/store/worker.h"
 
@@ -52,7 +52,7 @@ enum {
     /* On a full disk, of what the tables have room for: a commit writes pages anew before it gives others back, */
     COMMIT_ROOM_BYTES = 16 * 1024 * 1024,
     CHANGE_ROOM_BYTES = 2 * 1024, /* and what a change becomes there is more than what the log has of it */
-    TIDY_BYTES = 1024 * 1024,     /* a tail of so much leaves memory to be given back */
+    TRIM_BYTES = 1024 * 1024,     /* a tail of so much leaves memory to be given back */
     /* A batch is flushed on the loop where it is small, */
     INLINE_CHANGES = 64,
     INLINE_BYTES = 64 * 1024,
@@ -84,10 +84,10 @@ struct applying {
     struct bytes *batches; /* of the tail's first `batch_count` */
     bool any;              /* something to bring in, or to sweep */
     bool ask_disk;         /* for more to be kept allocated */
-    bool tidy;             /* memory is given back */
+    bool trim;             /* memory is given back */
     int code;
     uint64_t began_ns, ended_ns;
-    uint64_t used_bytes, first_place;
+    uint64_t used_bytes, first_expiry_key;
     uint64_t room_bytes;
     bool disk_full;
     bool put_off;  /* there was no memory for all of it */
@@ -99,7 +99,7 @@ struct store {
     struct store_facts facts;
     struct directory directory;
     struct tables tables;
-    struct log *log;
+    struct wal *wal;
     struct worker writer, applier;
     struct writing writing;
     struct applying applying;
@@ -121,25 +121,25 @@ struct store {
     uint64_t queue_ns;  /* how long the one in flight had been open */
     struct blob *spares[SPARES_MAX];
     uint32_t spare_count;
-    struct unapplied *tail;
-    uint32_t tail_count, tail_capacity, applying_count; /* the first of them are being applied */
-    uint64_t tail_bytes;
-    uint64_t tail_since_ms;  /* boot time at which the oldest was found there; 0: not looked at yet */
-    bool untidy;             /* a large tail went, and its memory may still be here */
-    uint64_t sweep_next_ms;  /* boot time before which no slice is swept alone */
-    bool put_off;            /* applying lacked memory, */
-    uint64_t apply_again_ms; /* and is not tried before this boot time */
-    uint64_t disk_again_ms;  /* boot time before which a full disk is not asked again */
-    uint64_t slot_told_ns;   /* when it was last logged that there is no further slot; 0: never */
-    uint64_t disk_told_ns;   /* and that the disk is full */
-    bool disk_told;          /* what was logged last */
+    struct unapplied *backlog;
+    uint32_t backlog_count, backlog_capacity, applying_count; /* the first of them are being applied */
+    uint64_t backlog_bytes;
+    uint64_t backlog_since_ms; /* boot time at which the oldest was found there; 0: not looked at yet */
+    bool untrimmed;            /* a large tail went, and its memory may still be here */
+    uint64_t sweep_next_ms;    /* boot time before which no slice is swept alone */
+    bool put_off;              /* applying lacked memory, */
+    uint64_t apply_again_ms;   /* and is not tried before this boot time */
+    uint64_t disk_again_ms;    /* boot time before which a full disk is not asked again */
+    uint64_t slot_told_ns;     /* when it was last logged that there is no further slot; 0: never */
+    uint64_t disk_told_ns;     /* and that the disk is full */
+    bool disk_told;            /* what was logged last */
 
     MDB_txn *reader;               /* of the loop */
     bool reading;                  /* it is not reset */
     MDB_cursor *finished, *chunks; /* its own: made once, since LMDB takes memory for each, which there may not be */
-    struct places places;
+    struct expiry_keys expiry_keys;
     uint64_t submitted_ms; /* retention clock of the last batch handed over */
-    uint64_t used_bytes, first_place;
+    uint64_t used_bytes, first_expiry_key;
     uint64_t room_bytes; /* what the tables can take without asking the disk */
     bool disk_full, no_slot;
     struct ahead ahead; /* the applier's */
@@ -158,7 +158,7 @@ static void run_writer(void *context)
     struct writing *writing = &store->writing;
 
     writing->began_ns = clock_read_ns();
-    writing->code = log_append(store->log, writing->batch);
+    writing->code = wal_append(store->wal, writing->batch);
     writing->ended_ns = clock_read_ns();
 }
 
@@ -166,9 +166,9 @@ static void run_writer(void *context)
 
 static int look(struct store *store, struct applying *applying)
 {
-    const int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_place);
+    const int code = tables_look(&store->tables, &applying->used_bytes, &applying->first_expiry_key);
 
-    if (code == 0 && !ahead_keep(&store->ahead, &store->tables, applying->used_bytes, log_bytes(store->log),
+    if (code == 0 && !ahead_keep(&store->ahead, &store->tables, applying->used_bytes, wal_bytes(store->wal),
                                  applying->ask_disk, &applying->room_bytes))
         applying->disk_full = true;
     return code;
@@ -177,7 +177,7 @@ static int look(struct store *store, struct applying *applying)
 /* Another slot is only good to have, unless the disk is broken. */
 static int prepare_slot(struct store *store, struct applying *applying)
 {
-    const int code = log_prepare(store->log);
+    const int code = wal_prepare(store->wal);
 
     applying->disk_full = code == ENOSPC || code == EDQUOT || code == EFBIG;
     applying->slot_code = code;
@@ -185,38 +185,38 @@ static int prepare_slot(struct store *store, struct applying *applying)
 }
 
 /* What the tables have to know of the log. */
-static void note_log(struct store *store)
+static void note_wal(struct store *store)
 {
-    store->state.log_slots = log_slots(store->log);
-    store->state.log_segment = log_segment(store->log);
+    store->state.wal_slots = wal_slots(store->wal);
+    store->state.wal_segment = wal_segment(store->wal);
 }
 
 static void run_applier(void *context)
 {
     struct store *store = context;
     struct applying *applying = &store->applying;
-    const uint32_t slots_before = store->state.log_slots;
+    const uint32_t slots_before = store->state.wal_slots;
 
     applying->began_ns = clock_read_ns();
     applying->put_off = false;
     applying->code = prepare_slot(store, applying);
     /* The tables know of a slot before anything is in it. */
-    note_log(store);
-    if (applying->code == 0 && (applying->any || store->state.log_slots != slots_before))
+    note_wal(store);
+    if (applying->code == 0 && (applying->any || store->state.wal_slots != slots_before))
         applying->code = apply_parts(&applying->apply);
     /* Want of memory, also after a second try, had no effect on what is not done. */
     if (applying->code == 0) {
-        log_add_slot(store->log);
+        wal_add_slot(store->wal);
         applying->code = look(store, applying);
     } else {
-        store->state.log_slots = slots_before;
+        store->state.wal_slots = slots_before;
     }
     if (applying->code == ENOMEM) {
         applying->put_off = true;
         applying->code = 0;
     }
     applying->ended_ns = clock_read_ns();
-    if (applying->tidy)
+    if (applying->trim)
         mem_give_back();
 }
 
@@ -227,25 +227,25 @@ static uint64_t map_bytes(const struct store *store)
     return (2 * store->options.quota_bytes + MAP_BYTES_OVER) / TABLES_PAGE_BYTES * TABLES_PAGE_BYTES;
 }
 
-static bool make_facts(struct store_facts *facts, struct store_error *error)
+static bool make_facts(struct store_facts *facts, struct failure *error)
 {
     *facts = (struct store_facts){0};
     clock_read_mark(&facts->mark);
     facts->mark.retention_ms = facts->mark.wall_ms;
     if (facts->mark.wall_ms < CLOCK_UNSET_BEFORE_MS) {
-        *error = (struct store_error){.exit_code = 71,
-                                      .message = "the clock says it is before 2020, and a new store "
-                                                 "takes its numbers from it: set the clock"};
+        *error = (struct failure){.exit_code = 71,
+                                  .message = "the clock says it is before 2020, and a new store "
+                                             "takes its numbers from it: set the clock"};
         return false;
     }
     if (getrandom(&facts->store_id, sizeof facts->store_id, 0) == sizeof facts->store_id &&
         getrandom(facts->secret, sizeof facts->secret, 0) == sizeof facts->secret)
         return true;
-    *error = (struct store_error){.exit_code = 71, .message = "getrandom gives no random bytes"};
+    *error = (struct failure){.exit_code = 71, .message = "getrandom gives no random bytes"};
     return false;
 }
 
-static bool fail(struct store_error *error, int exit_code, const char *what, int code)
+static bool fail(struct failure *error, int exit_code, const char *what, int code)
 {
     error->exit_code = exit_code;
     snprintf(error->message, sizeof error->message, "store: %s: %s", what, mdb_strerror(code));
@@ -254,7 +254,7 @@ static bool fail(struct store_error *error, int exit_code, const char *what, int
 
 /* Something of the tables failed: by damage (65), for want of memory, which says nothing of the store (71), or because
  * the disk did (74). */
-static bool fail_tables(const struct store *store, struct store_error *error, const char *what, int code)
+static bool fail_tables(const struct store *store, struct failure *error, const char *what, int code)
 {
     const bool damaged = code == EBADMSG || code == MDB_CORRUPTED || code == MDB_PAGE_NOTFOUND || code == MDB_NOTFOUND;
 
@@ -279,7 +279,7 @@ static uint64_t change_bytes_max(const struct store *store)
 }
 
 /* Builds a store beside its place and puts it there. */
-static bool build(struct store *store, struct store_error *error)
+static bool build(struct store *store, struct failure *error)
 {
     struct store_facts facts;
     struct tables_state state;
@@ -292,13 +292,13 @@ static bool build(struct store *store, struct store_error *error)
     if (!make_facts(&facts, error) || !directory_begin_build(&store->directory, error) ||
         !tables_open(&tables, path, map_bytes(store), false, error))
         return false;
-    state = (struct tables_state){.next_number = number_of_now(facts.mark.wall_ms), .mark = facts.mark, .log_slots = 1};
+    state = (struct tables_state){.next_number = number_of_now(facts.mark.wall_ms), .mark = facts.mark, .wal_slots = 1};
     good = tables_create(&tables, &facts, &state, error);
     tables_close(&tables);
     if (!good)
         return false;
     const int folder = openat(store->directory.fd, "store.new", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    code = folder < 0 ? errno : log_make(disk_of(store), folder, facts.secret, change_bytes_max(store));
+    code = folder < 0 ? errno : wal_make(disk_of(store), folder, facts.secret, change_bytes_max(store));
     if (folder >= 0)
         close(folder);
     if (code != 0)
@@ -315,8 +315,8 @@ static int recover_part(struct store *store, uint32_t first, uint32_t end)
     int code;
 
     for (uint32_t n = first; n < end; n++)
-        batches[n - first] = log_batch(store->log, n);
-    note_log(store);
+        batches[n - first] = wal_batch(store->wal, n);
+    note_wal(store);
     code = apply_parts(&recovering);
     mem_free(batches);
     return code;
@@ -325,7 +325,7 @@ static int recover_part(struct store *store, uint32_t first, uint32_t end)
 /* What is in the log and not in the tables is brought in, in parts. */
 static int recover(struct store *store)
 {
-    const uint32_t found = log_found(store->log);
+    const uint32_t found = wal_found(store->wal);
     uint32_t first = 0;
     int code = 0;
 
@@ -333,29 +333,29 @@ static int recover(struct store *store)
         uint64_t bytes = 0;
         uint32_t end = first;
         while (end < found && bytes < APPLY_BYTES)
-            bytes += log_batch(store->log, end++).size;
+            bytes += wal_batch(store->wal, end++).size;
         code = recover_part(store, first, end);
         first = end;
     }
     return code;
 }
 
-static bool open_log(struct store *store, const char *path, struct store_error *error)
+static bool open_wal(struct store *store, const char *path, struct failure *error)
 {
-    const struct log_options options = {.disk = disk_of(store),
+    const struct wal_options options = {.disk = disk_of(store),
                                         .directory = path,
                                         .folder = store->directory.store_fd,
                                         .secret = store->facts.secret,
                                         .applied = store->state.next_number - 1,
-                                        .segment = store->state.log_segment,
+                                        .segment = store->state.wal_segment,
                                         .change_bytes_max = change_bytes_max(store),
-                                        .slots = store->state.log_slots,
+                                        .slots = store->state.wal_slots,
                                         .accept_loss = store->options.accept_loss};
     const uint64_t next = store->state.next_number;
     int code;
 
-    store->log = log_open(&options, error);
-    if (!store->log)
+    store->wal = wal_open(&options, error);
+    if (!store->wal)
         return false;
     if ((code = recover(store)) != 0)
         return fail_tables(store, error, "what the log holds cannot be brought into it", code);
@@ -380,34 +380,34 @@ static bool is_copy(const struct origin *before, const struct origin *here)
 
 /* How many numbers are left out where it is not known how many were given out. By chance, so that two stores that go on
  * from one backup do not give out the same. */
-static bool draw_skip(uint64_t next, uint64_t *skip, struct store_error *error)
+static bool draw_skip(uint64_t next, uint64_t *skip, struct failure *error)
 {
     const uint64_t end = number_of_now(CLOCK_WRONG_FROM_MS);
     uint64_t drawn;
 
     if (getrandom(&drawn, sizeof drawn, 0) != sizeof drawn) {
-        *error = (struct store_error){.exit_code = 71, .message = "getrandom gives no random bytes"};
+        *error = (struct failure){.exit_code = 71, .message = "getrandom gives no random bytes"};
         return false;
     }
     *skip = UNKNOWN_NUMBERS + drawn % (UNKNOWN_NUMBERS_MOST - UNKNOWN_NUMBERS);
     if (next + *skip < end)
         return true;
-    *error = (struct store_error){.exit_code = 65,
-                                  .message = "the store's numbers are so far ahead of the clock that none can be "
-                                             "left out: put another copy back"};
+    *error = (struct failure){.exit_code = 65,
+                              .message = "the store's numbers are so far ahead of the clock that none can be "
+                                         "left out: put another copy back"};
     return false;
 }
 
 /* The number of this start's first change. What is not known here may have had numbers that somebody knows, and a fence
  * never comes back. */
-static bool first_number(const struct store *store, bool copy, uint64_t *first, struct store_error *error)
+static bool first_number(const struct store *store, bool copy, uint64_t *first, struct failure *error)
 {
     uint64_t next = store->state.next_number, skip = 0;
     struct clock_mark mark;
 
     clock_read_mark(&mark);
     const uint64_t now = number_of_now(mark.wall_ms);
-    const bool unsure = log_lost(store->log) || (copy && next >= now);
+    const bool unsure = wal_lost(store->wal) || (copy && next >= now);
     if (unsure && !draw_skip(next, &skip, error))
         return false;
     next += skip;
@@ -418,7 +418,7 @@ static bool first_number(const struct store *store, bool copy, uint64_t *first, 
 /* Where numbers go on, the log's next segment, and where the store lies, are stored before the first number is given
  * out: what is in the log has to follow on what is in the tables without a gap. By two commits, so that both of LMDB's
  * meta pages lead to it, and it stays where one of them is damaged: a loss, or a copy, is noticed only once. */
-static bool settle(struct store *store, struct store_error *error)
+static bool settle(struct store *store, struct failure *error)
 {
     struct origin before, here;
     uint64_t first;
@@ -434,26 +434,26 @@ static bool settle(struct store *store, struct store_error *error)
         return fail_tables(store, error, "what it says of the clocks does not read", code);
     clock_past_note(&store->facts.past, store->facts.mark.retention_ms, store->facts.mark.wall_ms);
     store->state.next_number = first;
-    note_log(store);
+    note_wal(store);
     for (int i = 0; i < 2 && code == 0; i++)
         code = tables_put_start(&store->tables, &store->state, &here, &store->facts.past);
     return code == 0 || fail_tables(store, error, "its state cannot be written", code);
 }
 
-static bool check_clock(struct store_error *error)
+static bool check_clock(struct failure *error)
 {
     struct clock_mark mark;
 
     clock_read_mark(&mark);
     if (mark.wall_ms < CLOCK_WRONG_FROM_MS)
         return true;
-    *error = (struct store_error){.exit_code = 71,
-                                  .message = "the clock says it is after the year 2199, and the store takes its "
-                                             "numbers from it: set the clock"};
+    *error = (struct failure){.exit_code = 71,
+                              .message = "the clock says it is after the year 2199, and the store takes its "
+                                         "numbers from it: set the clock"};
     return false;
 }
 
-static bool take_directory(struct store *store, struct store_error *error)
+static bool take_directory(struct store *store, struct failure *error)
 {
     if (!directory_open(&store->directory, store->options.directory, DIRECTORY_HOLD, error))
         return false;
@@ -463,7 +463,7 @@ static bool take_directory(struct store *store, struct store_error *error)
     return directory_flush(&store->directory, error);
 }
 
-static bool check_length(struct store *store, const char *path, struct store_error *error)
+static bool check_length(struct store *store, const char *path, struct failure *error)
 {
     if (tables_check_length(&store->tables, path, error))
         return true;
@@ -497,7 +497,7 @@ static void guard_tables(struct store *store)
     mdb_env_set_assert(store->tables.env, on_lmdb_assert);
 }
 
-static bool open_store(struct store *store, struct store_error *error)
+static bool open_store(struct store *store, struct failure *error)
 {
     char path[4096];
     int code;
@@ -510,11 +510,11 @@ static bool open_store(struct store *store, struct store_error *error)
     mapped_guard(&store->tables, path);
     guard_tables(store);
     if (!check_length(store, path, error) || !tables_read_facts(&store->tables, &store->facts, &store->state, error) ||
-        !open_log(store, path, error) || !settle(store, error))
+        !open_wal(store, path, error) || !settle(store, error))
         return false;
-    if ((code = log_start(store->log)) != 0)
+    if ((code = wal_start(store->wal)) != 0)
         return fail(error, 74, "its log cannot be written", code);
-    store->batch_bytes_max = log_batch_bytes_max(store->log);
+    store->batch_bytes_max = wal_batch_bytes_max(store->wal);
     batch_start(&store->open, store->state.next_number, NULL);
     store->durable = store->applied = store->state.next_number - 1;
     store->submitted_ms = store->facts.mark.retention_ms;
@@ -525,12 +525,12 @@ static bool open_store(struct store *store, struct store_error *error)
 static void tell_no_slot(struct store *store, int code)
 {
     const uint64_t now = clock_read_ns();
-    char path[LOG_PATH_BYTES];
+    char path[WAL_PATH_BYTES];
 
     if (store->slot_told_ns && now - store->slot_told_ns < TELL_NS)
         return;
     store->slot_told_ns = now;
-    log_slot_path(store->log, log_slots(store->log), path);
+    wal_slot_path(store->wal, wal_slots(store->wal), path);
     log_event(LOG_WARN, "no_slot", "file", path, "reason", strerror(code), "what",
               "the log cannot have another file, and goes on with those it has", NULL);
 }
@@ -559,12 +559,12 @@ static void take_look(struct store *store, const struct applying *applying)
     store->room_bytes = applying->room_bytes;
     tell_disk(store, applying->disk_full);
     store->used_bytes = applying->used_bytes;
-    store->first_place = applying->first_place;
+    store->first_expiry_key = applying->first_expiry_key;
     store->disk_full = applying->disk_full;
     store->no_slot = applying->slot_code != 0;
 }
 
-static bool start(struct store *store, struct store_error *error)
+static bool start(struct store *store, struct failure *error)
 {
     int code;
 
@@ -588,15 +588,15 @@ static bool start(struct store *store, struct store_error *error)
 
 static uint64_t last_place(void *context, uint64_t seconds);
 
-struct store *store_open(const struct store_options *options, struct store_error *error)
+struct store *store_open(const struct store_options *options, struct failure *error)
 {
     struct store *store = mem_zero(1, sizeof *store);
     const struct worker worker = {.context = store, .wake = options->wake, .wake_context = options->wake_context};
 
     store->options = *options;
     store->directory = directory_none();
-    store->places.last = last_place;
-    store->places.context = store;
+    store->expiry_keys.last = last_place;
+    store->expiry_keys.context = store;
     store->writer = store->applier = worker;
     store->writer.run = run_writer;
     store->applier.run = run_applier;
@@ -611,13 +611,13 @@ struct store *store_open(const struct store_options *options, struct store_error
  * after a failure: what a commit left unflushed may read as if it were on the disk. */
 static void apply_rest(struct store *store)
 {
-    struct bytes *batches = mem_alloc(store->tail_count * sizeof *batches);
+    struct bytes *batches = mem_alloc(store->backlog_count * sizeof *batches);
     struct apply rest = {
-        .tables = &store->tables, .batches = batches, .batch_count = store->tail_count, .state = &store->state};
+        .tables = &store->tables, .batches = batches, .batch_count = store->backlog_count, .state = &store->state};
 
-    for (uint32_t i = 0; i < store->tail_count; i++)
-        batches[i] = bytes_of(store->tail[i].bytes->data, store->tail[i].bytes->size);
-    if (store->tail_count > 0)
+    for (uint32_t i = 0; i < store->backlog_count; i++)
+        batches[i] = bytes_of(store->backlog[i].bytes->data, store->backlog[i].bytes->size);
+    if (store->backlog_count > 0)
         apply_parts(&rest);
     mem_free(batches);
 }
@@ -644,15 +644,15 @@ static void drop_queue(struct store *store)
     mem_free(store->queue);
 }
 
-static void drop_tail(struct store *store, uint32_t count)
+static void drop_backlog(struct store *store, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        store->tail_bytes -= store->tail[i].bytes->size;
-        spare(store, store->tail[i].bytes);
+        store->backlog_bytes -= store->backlog[i].bytes->size;
+        spare(store, store->backlog[i].bytes);
     }
-    store->tail_count -= count;
-    if (store->tail_count > 0)
-        memmove(store->tail, store->tail + count, store->tail_count * sizeof *store->tail);
+    store->backlog_count -= count;
+    if (store->backlog_count > 0)
+        memmove(store->backlog, store->backlog + count, store->backlog_count * sizeof *store->backlog);
 }
 
 static void close_cursor(MDB_cursor *cursor)
@@ -677,15 +677,15 @@ void store_close(struct store *store)
         close_cursor(store->chunks);
         mdb_txn_abort(store->reader);
     }
-    drop_tail(store, store->tail_count);
+    drop_backlog(store, store->backlog_count);
     drop_queue(store);
     drop_spares(store);
-    log_close(store->log);
+    wal_close(store->wal);
     mapped_release();
     tables_close(&store->tables);
     directory_close(&store->directory);
     blob_release(store->open.bytes);
-    mem_free(store->tail);
+    mem_free(store->backlog);
     mem_free(store->applying.batches);
     mem_free(store->applying.apply.swept);
     mem_free(store);
@@ -726,7 +726,7 @@ uint64_t store_records(struct store *store)
     return unfinished.ms_entries + finished.ms_entries;
 }
 
-bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
+bool store_load(struct store *store, const struct store_visitor *visitor, struct failure *error)
 {
     mdb_env_set_assert(store->tables.env, NULL); /* loading has its own way with damage */
     const bool good = load_records(&store->tables, reader(store), store->options.accept_loss, visitor, error);
@@ -777,7 +777,7 @@ static const struct batch *next_to_write(const struct store *store)
 
 static bool has_room(const struct store *store, const struct batch *batch)
 {
-    return log_has_room(store->log, batch_padded_bytes(batch->bytes->size));
+    return wal_has_room(store->wal, batch_padded_bytes(batch->bytes->size));
 }
 
 void store_append(struct store *store, const struct store_change *change, struct slice values[BLOB_KINDS])
@@ -807,7 +807,7 @@ bool store_ready(const struct store *store)
     return store->flight_count == 0 && has_room(store, next_to_write(store));
 }
 
-size_t store_backlog_bytes(const struct store *store)
+size_t store_unflushed_bytes(const struct store *store)
 {
     return (size_t)(store->open.bytes->size + store->queue_bytes);
 }
@@ -855,26 +855,26 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 }
 
 /* Has the tail grown, is it old, or does the log need the room? */
-static bool tail_due(struct store *store, uint64_t boot_ms)
+static bool backlog_due(struct store *store, uint64_t boot_ms)
 {
-    if (store->tail_count == 0)
+    if (store->backlog_count == 0)
         return false;
-    if (!store->tail_since_ms)
-        store->tail_since_ms = boot_ms;
-    return store->tail_bytes >= APPLY_BYTES || boot_ms - store->tail_since_ms >= APPLY_MS ||
+    if (!store->backlog_since_ms)
+        store->backlog_since_ms = boot_ms;
+    return store->backlog_bytes >= APPLY_BYTES || boot_ms - store->backlog_since_ms >= APPLY_MS ||
            !has_room(store, next_to_write(store));
 }
 
-static void give_tail(struct store *store)
+static void give_backlog(struct store *store)
 {
     struct applying *applying = &store->applying;
 
-    applying->batches = mem_resize(applying->batches, store->tail_count * sizeof *applying->batches);
-    for (uint32_t i = 0; i < store->tail_count; i++)
-        applying->batches[i] = bytes_of(store->tail[i].bytes->data, store->tail[i].bytes->size);
-    store->applying_count = store->tail_count;
-    store->untidy |= store->tail_bytes >= TIDY_BYTES;
-    store->tail_since_ms = 0;
+    applying->batches = mem_resize(applying->batches, store->backlog_count * sizeof *applying->batches);
+    for (uint32_t i = 0; i < store->backlog_count; i++)
+        applying->batches[i] = bytes_of(store->backlog[i].bytes->data, store->backlog[i].bytes->size);
+    store->applying_count = store->backlog_count;
+    store->untrimmed |= store->backlog_bytes >= TRIM_BYTES;
+    store->backlog_since_ms = 0;
 }
 
 static void give_applier(struct store *store, bool due, uint64_t sweep_s)
@@ -883,11 +883,11 @@ static void give_applier(struct store *store, bool due, uint64_t sweep_s)
 
     store->applying_count = 0;
     if (due)
-        give_tail(store);
+        give_backlog(store);
     if (sweep_s && !applying->apply.swept)
         applying->apply.swept = mem_alloc(APPLY_SWEPT_MAX * sizeof *applying->apply.swept);
     applying->any = due || sweep_s;
-    applying->apply.gentle = store->tail_bytes < LATE_BYTES;
+    applying->apply.throttle = store->backlog_bytes < LATE_BYTES;
     applying->apply.batches = applying->batches;
     applying->apply.batch_count = store->applying_count;
     applying->apply.sweep_s = sweep_s;
@@ -898,15 +898,15 @@ static void give_applier(struct store *store, bool due, uint64_t sweep_s)
 /* A slice alone costs a commit. */
 static bool put_off_sweep(const struct store *store, uint64_t sweep_s, uint64_t boot_ms)
 {
-    return boot_ms < store->sweep_next_ms && sweep_s < store_place_seconds(store->first_place) + SWEEP_LATE_S;
+    return boot_ms < store->sweep_next_ms && sweep_s < expiry_key_seconds(store->first_expiry_key) + SWEEP_LATE_S;
 }
 
 uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
 {
     struct applying *applying = &store->applying;
-    const bool due = tail_due(store, boot_ms);
+    const bool due = backlog_due(store, boot_ms);
     const bool again = boot_ms >= store->disk_again_ms;
-    const bool slot = (!store->no_slot || again) && log_wants_slot(store->log);
+    const bool slot = (!store->no_slot || again) && wal_wants_slot(store->wal);
     const bool disk = store->disk_full && again;
     uint64_t next_ms = UINT64_MAX;
 
@@ -924,16 +924,16 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
         next_ms = store->sweep_next_ms;
         sweep_s = 0;
     }
-    applying->tidy = store->untidy && store->tail_count == 0 && !store_pending(store) && !store_busy(store);
+    applying->trim = store->untrimmed && store->backlog_count == 0 && !store_pending(store) && !store_busy(store);
     if (store->disk_full)
         next_ms = earlier(next_ms, store->disk_again_ms);
-    if (!due && !sweep_s && !slot && !disk && !applying->tidy)
-        return store->tail_count ? earlier(next_ms, store->tail_since_ms + APPLY_MS) : next_ms;
+    if (!due && !sweep_s && !slot && !disk && !applying->trim)
+        return store->backlog_count ? earlier(next_ms, store->backlog_since_ms + APPLY_MS) : next_ms;
     applying->ask_disk = !store->disk_full || again;
     if (slot || disk)
         store->disk_again_ms = boot_ms + DISK_AGAIN_MS;
-    if (applying->tidy) {
-        store->untidy = false;
+    if (applying->trim) {
+        store->untrimmed = false;
         drop_spares(store);
     }
     if (sweep_s)
@@ -953,18 +953,18 @@ static void fail_event(struct store *store, struct store_event *event, const cha
 /* The file of the log that was written last. */
 static void fail_written(struct store *store, struct store_event *event, int code)
 {
-    char path[LOG_PATH_BYTES];
+    char path[WAL_PATH_BYTES];
 
-    log_slot_path(store->log, log_current(store->log), path);
+    wal_slot_path(store->wal, wal_current(store->wal), path);
     fail_event(store, event, path, "a flush of the log (pwritev2)", code);
 }
 
 static void fail_applied(struct store *store, struct store_event *event, const struct applying *applying)
 {
-    char folder[4096], path[LOG_PATH_BYTES];
+    char folder[4096], path[WAL_PATH_BYTES];
 
     if (applying->slot_code == applying->code) {
-        log_slot_path(store->log, log_slots(store->log), path);
+        wal_slot_path(store->wal, wal_slots(store->wal), path);
         fail_event(store, event, path, "making another file of the log (open, fallocate, pwrite, fsync)",
                    applying->code);
         return;
@@ -976,17 +976,17 @@ static void fail_applied(struct store *store, struct store_event *event, const s
 }
 
 /* What was written is the tail's. */
-static void join_tail(struct store *store)
+static void join_shared(struct store *store)
 {
     struct blob *bytes = store->queue[0].bytes;
 
     store->durable = store->queue[0].next - 1;
-    if (store->tail_count == store->tail_capacity) {
-        store->tail_capacity = store->tail_capacity ? 2 * store->tail_capacity : 64;
-        store->tail = mem_resize(store->tail, store->tail_capacity * sizeof *store->tail);
+    if (store->backlog_count == store->backlog_capacity) {
+        store->backlog_capacity = store->backlog_capacity ? 2 * store->backlog_capacity : 64;
+        store->backlog = mem_resize(store->backlog, store->backlog_capacity * sizeof *store->backlog);
     }
-    store->tail[store->tail_count++] = (struct unapplied){bytes, store->durable};
-    store->tail_bytes += bytes->size;
+    store->backlog[store->backlog_count++] = (struct unapplied){bytes, store->durable};
+    store->backlog_bytes += bytes->size;
     store->queue_bytes -= bytes->size;
     store->flight_count--;
     memmove(store->queue, store->queue + 1, --store->queue_count * sizeof *store->queue);
@@ -1010,7 +1010,7 @@ static void take_written(struct store *store, struct store_event *event)
         fail_written(store, event, writing->code);
         return;
     }
-    join_tail(store);
+    join_shared(store);
     event->queue_ns = store->queue_ns;
     store->flush_ns = event->flush_ns = writing->ended_ns - writing->began_ns;
     write_next(store);
@@ -1030,12 +1030,12 @@ static void take_applied(struct store *store, struct store_event *event)
     else
         take_look(store, applying);
     if (store->applying_count > 0) {
-        store->applied = store->tail[store->applying_count - 1].last;
-        log_applied(store->log, store->applied);
+        store->applied = store->backlog[store->applying_count - 1].last;
+        wal_applied(store->wal, store->applied);
     }
-    store->batch_bytes_max = log_batch_bytes_max(store->log);
+    store->batch_bytes_max = wal_batch_bytes_max(store->wal);
     write_next(store);
-    drop_tail(store, store->applying_count);
+    drop_backlog(store, store->applying_count);
     store->applying_count = 0;
     event->swept = applying->apply.swept;
     event->swept_count = applying->apply.swept_count;
@@ -1065,7 +1065,8 @@ static uint64_t last_place(void *context, uint64_t seconds)
 {
     struct store *store = context;
     uint64_t last;
-    const int code = tables_last_place(renewed(store, store->finished), renewed(store, store->chunks), seconds, &last);
+    const int code =
+        tables_last_expiry_key(renewed(store, store->finished), renewed(store, store->chunks), seconds, &last);
 
     /* Without it a place may be given out twice. */
     if (code != 0)
@@ -1073,21 +1074,21 @@ static uint64_t last_place(void *context, uint64_t seconds)
     return last;
 }
 
-uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms)
+uint64_t store_expiry_key(struct store *store, uint64_t expires_ms, uint64_t keep_ms)
 {
-    return places_next(&store->places, expires_ms, keep_ms, store->submitted_ms / 1000);
+    return expiry_keys_next(&store->expiry_keys, expires_ms, keep_ms, store->submitted_ms / 1000);
 }
 
-uint64_t store_first_place(const struct store *store)
+uint64_t store_first_expiry_key(const struct store *store)
 {
-    return store->first_place;
+    return store->first_expiry_key;
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------- */
 
-enum store_read store_read_finished(struct store *store, uint64_t place, struct bytes *record)
+enum store_read store_read_finished(struct store *store, uint64_t expiry_key, struct bytes *record)
 {
-    return tables_read_finished(&store->tables, reader(store), place, record);
+    return tables_read_finished(&store->tables, reader(store), expiry_key, record);
 }
 
 enum store_read store_read_value(struct store *store, uint64_t key, enum blob_kind kind, uint32_t size, uint8_t *out)
@@ -1095,11 +1096,11 @@ enum store_read store_read_value(struct store *store, uint64_t key, enum blob_ki
     return tables_read_value(&store->tables, reader(store), key, kind, size, out);
 }
 
-uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
-                             bool (*visit)(void *context, uint64_t place, struct bytes record), void *context)
+uint64_t store_list_finished(struct store *store, uint64_t expiry_key, uint32_t records_max,
+                             bool (*visit)(void *context, uint64_t expiry_key, struct bytes record), void *context)
 {
     MDB_cursor *cursor = renewed(store, store->finished);
-    MDB_val key = {sizeof place, &place}, value;
+    MDB_val key = {sizeof expiry_key, &expiry_key}, value;
     uint64_t at = 0;
     int code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
 
@@ -1122,8 +1123,8 @@ void store_end_turn(struct store *store)
 
 struct store_space store_space(const struct store *store, uint64_t unfinished)
 {
-    const uint64_t needed = store->used_bytes + RESERVE_BYTES + unfinished * UNFINISHED_BYTES + store->tail_bytes +
-                            store_backlog_bytes(store);
+    const uint64_t needed = store->used_bytes + RESERVE_BYTES + unfinished * UNFINISHED_BYTES + store->backlog_bytes +
+                            store_unflushed_bytes(store);
 
     return (struct store_space){.used_bytes = store->used_bytes,
                                 .needed_bytes = needed,
@@ -1137,17 +1138,17 @@ bool store_takes(const struct store *store, uint64_t values_bytes)
     if (!store->disk_full)
         return true;
     const uint64_t changes = store_newest_number(store) - store->applied;
-    const uint64_t bytes = store->tail_bytes + store_backlog_bytes(store) + values_bytes;
+    const uint64_t bytes = store->backlog_bytes + store_unflushed_bytes(store) + values_bytes;
 
     return store->room_bytes >= COMMIT_ROOM_BYTES + changes * CHANGE_ROOM_BYTES + 2 * bytes;
 }
 
-uint64_t store_log_bytes(const struct store *store)
+uint64_t store_wal_bytes(const struct store *store)
 {
-    return log_bytes(store->log);
+    return wal_bytes(store->wal);
 }
 
-uint64_t store_tail_bytes(const struct store *store)
+uint64_t store_backlog_bytes(const struct store *store)
 {
-    return store->tail_bytes;
+    return store->backlog_bytes;
 }

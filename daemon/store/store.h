@@ -28,6 +28,7 @@
 
 #include "daemon/base/bytes.h"
 #include "daemon/base/clock.h"
+#include "daemon/base/failure.h"
 #include "daemon/record/record.h"
 
 struct store;
@@ -43,18 +44,11 @@ struct store_options {
     void *wake_context;
 };
 
-/* Why a store could not be opened: an exit code of sysexits (65 not ours or damaged, 71, 73, 74, 75 held by another
- * daemon, 77) and a sentence with path and reason. */
-struct store_error {
-    int exit_code;
-    char message[512];
-};
-
 /* Opens DIR, making it and the store in it where DIR is absent or empty; not (71) while the wall clock is not set,
  * since numbers that start too low would bring fences of an earlier store back. Takes the lock first. NULL: *error says
  * why.
  */
-struct store *store_open(const struct store_options *options, struct store_error *error);
+struct store *store_open(const struct store_options *options, struct failure *error);
 /* Waits for the batch in flight, drops the open one, applies the tail, gives the lock back. NULL is fine. */
 void store_close(struct store *store);
 
@@ -73,13 +67,13 @@ const struct store_facts *store_facts(const struct store *store);
  * read is: of a table from both its ends to where it breaks. Where a table's end itself is bad that does not help (65).
  */
 struct store_visitor {
-    void (*unfinished)(void *context, uint64_t life, struct bytes record);
-    void (*finished)(void *context, uint64_t place, const struct record *head, uint32_t record_bytes);
+    void (*unfinished)(void *context, uint64_t generation, struct bytes record);
+    void (*finished)(void *context, uint64_t expiry_key, const struct record *head, uint32_t record_bytes);
     void *context;
 };
 /* How many records that will be. */
 uint64_t store_records(struct store *store);
-bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error);
+bool store_load(struct store *store, const struct store_visitor *visitor, struct failure *error);
 
 /* ---- Changing ---- */
 
@@ -94,9 +88,9 @@ enum store_change_kind {
 struct store_change {
     enum store_change_kind kind;
     uint64_t number; /* store_next_number() */
-    uint64_t life;
-    uint64_t place;                  /* FINISH, REMOVE_FINISHED */
-    uint64_t body_place;             /* of the BODY blob where it is not `place`; else 0 */
+    uint64_t generation;
+    uint64_t expiry_key;             /* FINISH, REMOVE_FINISHED */
+    uint64_t body_expiry_key;        /* of the BODY blob where it is not `place`; else 0 */
     struct bytes record;             /* the PUTs and FINISH */
     struct bytes base;               /* the record of the change before, where that is of the same life; else empty */
     struct bytes values[BLOB_KINDS]; /* by enum blob_kind; data NULL: none given. At most 16 MiB + 16 each */
@@ -121,7 +115,7 @@ bool store_pending(const struct store *store);
 /* The open batch may be handed over: none is in flight, and the log has room. It gets room when more is applied. */
 bool store_ready(const struct store *store);
 /* Bytes in the open batch and in flight: over its limit the daemon reads slower. */
-size_t store_backlog_bytes(const struct store *store);
+size_t store_unflushed_bytes(const struct store *store);
 /* Hands the open batch over, with where the clocks stand. Only when pending and ready. A small one may be durable at
  * once: poll after it. */
 void store_submit(struct store *store, const struct clock_mark *mark);
@@ -134,7 +128,7 @@ bool store_applying(const struct store *store);
 uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms);
 
 struct store_swept {
-    uint64_t hash, place;
+    uint64_t hash, expiry_key;
     uint64_t namespace_hash; /* record_namespace_hash, of what record_namespace says */
     uint64_t bytes;          /* of the record and its values */
 };
@@ -153,27 +147,28 @@ struct store_event {
 /* Takes what the store's threads have to say. False: nothing new. Cheap. */
 bool store_poll(struct store *store, struct store_event *event);
 
-/* A new place for something that is over at expires_ms (retention clock) after it was to be kept keep_ms: places.h. */
-uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms);
-static inline uint64_t store_place_seconds(uint64_t place)
+/* A new key for something that is over at expires_ms (retention clock) after it was to be kept keep_ms: see
+ * expiry_keys.h. */
+uint64_t store_expiry_key(struct store *store, uint64_t expires_ms, uint64_t keep_ms);
+static inline uint64_t expiry_key_seconds(uint64_t expiry_key)
 {
-    return place >> 30;
+    return expiry_key >> 30;
 }
 /* The first place there is, as of the last batch applied; 0 where there is none. */
-uint64_t store_first_place(const struct store *store);
+uint64_t store_first_expiry_key(const struct store *store);
 
 /* ---- Reading: a snapshot as of the last poll that said `applied`, taken at the first read of a turn ---- */
 
 enum store_read { STORE_FOUND, STORE_MISSING, STORE_DAMAGED };
 
 /* *record points into the map, until store_end_turn. Not checked: record_decode does. */
-enum store_read store_read_finished(struct store *store, uint64_t place, struct bytes *record);
+enum store_read store_read_finished(struct store *store, uint64_t expiry_key, struct bytes *record);
 /* Reads a value of exactly `size` bytes to `out`. key is a place or a life. */
 enum store_read store_read_value(struct store *store, uint64_t key, enum blob_kind kind, uint32_t size, uint8_t *out);
 /* Visits finished records from `place` on, in order, until `visit` returns false or `records_max` were seen. Returns
  * the place to go on from - the one at which it stopped, which counts as not visited - or 0 at the end. */
-uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
-                             bool (*visit)(void *context, uint64_t place, struct bytes record), void *context);
+uint64_t store_list_finished(struct store *store, uint64_t expiry_key, uint32_t records_max,
+                             bool (*visit)(void *context, uint64_t expiry_key, struct bytes record), void *context);
 /* Lets the snapshot go. Called at the end of every turn, before the loop waits. */
 void store_end_turn(struct store *store);
 
@@ -191,7 +186,7 @@ struct store_space store_space(const struct store *store, uint64_t unfinished);
  * True while the disk has room. */
 bool store_takes(const struct store *store, uint64_t values_bytes);
 /* Bytes of the log's files; of the tail. */
-uint64_t store_log_bytes(const struct store *store);
-uint64_t store_tail_bytes(const struct store *store);
+uint64_t store_wal_bytes(const struct store *store);
+uint64_t store_backlog_bytes(const struct store *store);
 
 #endif

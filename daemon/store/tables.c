@@ -23,7 +23,7 @@ enum {
 };
 _Static_assert(CHECKSUM_BYTES + TABLES_CHUNK_BYTES <= 4080, "a chunk fits one overflow page");
 
-static bool fail(struct store_error *error, const char *what, int code)
+static bool fail(struct failure *error, const char *what, int code)
 {
     error->exit_code =
         code == EACCES || code == EPERM                                                                    ? 77
@@ -82,7 +82,7 @@ static uint64_t file_bytes(const char *path)
 }
 
 /* The map needs no memory, only addresses; where they are refused it is by a limit that somebody set. */
-static bool fail_map(struct store_error *error, const char *path, uint64_t bytes)
+static bool fail_map(struct failure *error, const char *path, uint64_t bytes)
 {
     error->exit_code = 71;
     snprintf(error->message, sizeof error->message,
@@ -94,7 +94,7 @@ static bool fail_map(struct store_error *error, const char *path, uint64_t bytes
 
 /* LMDB maps its lock file with what holes it has, and a page for which a full disk has no room would end the process
  * (SIGBUS). The file has what LMDB would make of it at least; what is there stays. */
-static bool make_lock_room(const char *path, struct store_error *error)
+static bool make_lock_room(const char *path, struct failure *error)
 {
     enum { LOCK_BYTES = 8192 };
     char file[4096 + 16];
@@ -112,7 +112,7 @@ static bool make_lock_room(const char *path, struct store_error *error)
     return code == 0 || fail(error, file, code);
 }
 
-bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct store_error *error)
+bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct failure *error)
 {
     const uint64_t bytes = file_bytes(path) + map_bytes;
     int code, dead;
@@ -171,7 +171,7 @@ static int count_free(const struct tables *tables, uint64_t first, uint64_t *cou
 
 /* Pages that a commit took and gave back at once are never written: at the end of the file only those may be missing.
  */
-bool tables_check_length(const struct tables *tables, const char *path, struct store_error *error)
+bool tables_check_length(const struct tables *tables, const char *path, struct failure *error)
 {
     MDB_envinfo info;
     mdb_filehandle_t fd;
@@ -258,7 +258,7 @@ int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tab
 {
     const struct clock_mark *mark = &state->mark;
     const uint64_t numbers[STATE_NUMBERS] = {state->next_number, mark->retention_ms, mark->wall_ms,     mark->boot_ms,
-                                             state->log_slots,   mdb_txn_id(txn),    state->log_segment};
+                                             state->wal_slots,   mdb_txn_id(txn),    state->wal_segment};
     uint8_t bytes[STATE_BYTES];
 
     memcpy(bytes, numbers, sizeof numbers);
@@ -317,7 +317,7 @@ int tables_put_start(const struct tables *tables, const struct tables_state *sta
 }
 
 bool tables_create(struct tables *tables, const struct store_facts *facts, const struct tables_state *state,
-                   struct store_error *error)
+                   struct failure *error)
 {
     const uint32_t format = FORMAT_VERSION;
     MDB_txn *txn = NULL;
@@ -339,7 +339,7 @@ bool tables_create(struct tables *tables, const struct store_facts *facts, const
 }
 
 static bool read_entry(const struct tables *tables, MDB_txn *txn, const char *name, void *data, size_t size,
-                       struct store_error *error)
+                       struct failure *error)
 {
     const int code = get_meta(tables, txn, name, data, size);
     char what[80];
@@ -352,7 +352,7 @@ static bool read_entry(const struct tables *tables, MDB_txn *txn, const char *na
 }
 
 static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store_facts *facts,
-                         uint8_t state[STATE_BYTES], struct store_error *error)
+                         uint8_t state[STATE_BYTES], struct failure *error)
 {
     uint32_t format;
 
@@ -371,7 +371,7 @@ static bool read_entries(const struct tables *tables, MDB_txn *txn, struct store
 }
 
 bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
-                       struct store_error *error)
+                       struct failure *error)
 {
     uint64_t numbers[STATE_NUMBERS];
     uint8_t bytes[STATE_BYTES];
@@ -397,7 +397,7 @@ bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct 
     if ((code = mdb_txn_commit(txn)) != 0)
         return fail(error, "facts", code);
     *state =
-        (struct tables_state){.next_number = numbers[0], .log_slots = (uint32_t)numbers[4], .log_segment = numbers[6]};
+        (struct tables_state){.next_number = numbers[0], .wal_slots = (uint32_t)numbers[4], .wal_segment = numbers[6]};
     state->mark = (struct clock_mark){.retention_ms = numbers[1], .wall_ms = numbers[2], .boot_ms = numbers[3]};
     memcpy(state->mark.boot_id, bytes + sizeof numbers, sizeof state->mark.boot_id);
     facts->mark = state->mark;
@@ -525,7 +525,7 @@ static int first_key(MDB_txn *txn, MDB_dbi table, MDB_val *key, MDB_cursor_op fr
     return code;
 }
 
-static int find_first_place(const struct tables *tables, MDB_txn *txn, uint64_t *place)
+static int find_first_expiry_key(const struct tables *tables, MDB_txn *txn, uint64_t *expiry_key)
 {
     uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
     MDB_val key;
@@ -534,20 +534,20 @@ static int find_first_place(const struct tables *tables, MDB_txn *txn, uint64_t 
     uint32_t chunk;
     int code = first_key(txn, tables->finished, &key, MDB_FIRST);
 
-    *place = 0;
+    *expiry_key = 0;
     if (code == 0)
-        memcpy(place, key.mv_data, sizeof *place);
+        memcpy(expiry_key, key.mv_data, sizeof *expiry_key);
     else if (code != MDB_NOTFOUND)
         return code;
-    tables_make_chunk_key(bytes, TABLES_FIRST_PLACE, 0, 0);
+    tables_make_chunk_key(bytes, TABLES_FIRST_EXPIRY_KEY, 0, 0);
     key = val(bytes, sizeof bytes);
     code = first_key(txn, tables->chunks, &key, MDB_SET_RANGE);
-    if (code == 0 && tables_chunk_key(&key, &owner, &kind, &chunk) && (!*place || owner < *place))
-        *place = owner;
+    if (code == 0 && tables_chunk_key(&key, &owner, &kind, &chunk) && (!*expiry_key || owner < *expiry_key))
+        *expiry_key = owner;
     return code == MDB_NOTFOUND ? 0 : code;
 }
 
-int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_place)
+int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_expiry_key)
 {
     MDB_txn *txn;
     int code = tables_begin_reading(tables, &txn);
@@ -557,16 +557,17 @@ int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_pla
     code = count_pages(tables, txn, used_bytes);
     *used_bytes *= TABLES_PAGE_BYTES;
     if (code == 0)
-        code = find_first_place(tables, txn, first_place);
+        code = find_first_expiry_key(tables, txn, first_expiry_key);
     mdb_txn_abort(txn);
     return code;
 }
 
 /* ---- Reading --------------------------------------------------------------------------------------- */
 
-enum store_read tables_read_finished(const struct tables *tables, MDB_txn *txn, uint64_t place, struct bytes *record)
+enum store_read tables_read_finished(const struct tables *tables, MDB_txn *txn, uint64_t expiry_key,
+                                     struct bytes *record)
 {
-    MDB_val key = val(&place, sizeof place), value;
+    MDB_val key = val(&expiry_key, sizeof expiry_key), value;
     const int code = mdb_get(txn, tables->finished, &key, &value);
 
     if (code == MDB_NOTFOUND)
@@ -605,7 +606,7 @@ static int key_before(MDB_cursor *cursor, MDB_val *key)
     return mdb_cursor_get(cursor, key, &value, code == MDB_NOTFOUND ? MDB_LAST : MDB_PREV);
 }
 
-int tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place)
+int tables_last_expiry_key(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *expiry_key)
 {
     const uint64_t end = (seconds + 1) << 30;
     uint8_t bytes[TABLES_CHUNK_KEY_BYTES] = {0};
@@ -615,19 +616,19 @@ int tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds
     uint32_t chunk;
     int code = key_before(finished, &key);
 
-    *place = 0;
+    *expiry_key = 0;
     if (code == 0) {
         memcpy(&found, key.mv_data, sizeof found);
-        if (store_place_seconds(found) == seconds)
-            *place = found;
+        if (expiry_key_seconds(found) == seconds)
+            *expiry_key = found;
     } else if (code != MDB_NOTFOUND) {
         return code;
     }
     tables_make_chunk_key(bytes, end, 0, 0);
     key = val(bytes, sizeof bytes);
     code = key_before(chunks, &key);
-    if (code == 0 && tables_chunk_key(&key, &found, &kind, &chunk) && store_place_seconds(found) == seconds &&
-        found > *place)
-        *place = found;
+    if (code == 0 && tables_chunk_key(&key, &found, &kind, &chunk) && expiry_key_seconds(found) == seconds &&
+        found > *expiry_key)
+        *expiry_key = found;
     return code == MDB_NOTFOUND ? 0 : code;
 }

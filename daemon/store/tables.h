@@ -22,7 +22,7 @@ enum {
     TABLES_PAGE_BYTES = 4096,
 };
 /* Lives are below this, places above. */
-#define TABLES_FIRST_PLACE (1ull << 53)
+#define TABLES_FIRST_EXPIRY_KEY (1ull << 53)
 
 struct tables {
     MDB_env *env;
@@ -33,27 +33,26 @@ struct tables {
 struct tables_state {
     uint64_t next_number; /* of the first change that is not applied */
     struct clock_mark mark;
-    uint32_t log_slots;   /* so many files the log has */
-    uint64_t log_segment; /* the newest segment of the log, as of this commit */
+    uint32_t wal_slots;   /* so many files the log has */
+    uint64_t wal_segment; /* the newest segment of the log, as of this commit */
 };
 
 /* Opens DIR/store (path), with room for map_bytes more than its file has now, which may be from a time with a larger
  * quota. read_only: writes nothing, not even locks; nobody else may write meanwhile. false: *error, 65 where it is not
  * a store of ours or of another version. */
-bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only,
-                 struct store_error *error);
+bool tables_open(struct tables *tables, const char *path, uint64_t map_bytes, bool read_only, struct failure *error);
 void tables_close(struct tables *tables); /* not open: fine */
 /* As mdb_txn_begin and mdb_cursor_open: with a second try, since LMDB takes memory from the system for each. */
 int tables_begin_reading(const struct tables *tables, MDB_txn **txn);
 int tables_open_cursor(MDB_txn *txn, MDB_dbi table, MDB_cursor **cursor);
 /* Is the file as long as its last commit needs it? Else a read would meet its end some day. false: *error, 65. */
-bool tables_check_length(const struct tables *tables, const char *path, struct store_error *error);
+bool tables_check_length(const struct tables *tables, const char *path, struct failure *error);
 /* Makes the tables of a new store. */
 bool tables_create(struct tables *tables, const struct store_facts *facts, const struct tables_state *state,
-                   struct store_error *error);
+                   struct failure *error);
 /* Reads what is known of the store. */
 bool tables_read_facts(struct tables *tables, struct store_facts *facts, struct tables_state *state,
-                       struct store_error *error);
+                       struct failure *error);
 int tables_put_state(const struct tables *tables, MDB_txn *txn, const struct tables_state *state);
 /* Where the store lay when it was started last. Returns 0; MDB_NOTFOUND or MDB_CORRUPTED: that is not known; or another
  * of LMDB's errors. */
@@ -66,14 +65,15 @@ int tables_put_start(const struct tables *tables, const struct tables_state *sta
 
 /* As of now, in a transaction of the calling thread: pages in use, the first place there is (0: none). Returns 0 or an
  * error. */
-int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_place);
+int tables_look(struct tables *tables, uint64_t *used_bytes, uint64_t *first_expiry_key);
 
-enum store_read tables_read_finished(const struct tables *tables, MDB_txn *txn, uint64_t place, struct bytes *record);
+enum store_read tables_read_finished(const struct tables *tables, MDB_txn *txn, uint64_t expiry_key,
+                                     struct bytes *record);
 enum store_read tables_read_value(const struct tables *tables, MDB_txn *txn, uint64_t key, enum blob_kind kind,
                                   uint32_t size, uint8_t *out);
 /* The largest place of these seconds in use, by a record or a value; 0 where there is none. The cursors are of those
  * tables. Returns 0 or an error. */
-int tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place);
+int tables_last_expiry_key(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *expiry_key);
 
 /* A chunk's key and what it says; for checking. False: not a key of ours. */
 bool tables_chunk_key(const MDB_val *key, uint64_t *owner, unsigned *kind, uint32_t *chunk);

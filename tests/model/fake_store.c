@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { SWEEP_SLICE = 512, PLACE_COUNT_BITS = 30 };
+enum { SWEEP_SLICE = 512, EXPIRY_KEY_COUNT_BITS = 30 };
 
 /* ---- Rows ---- */
 
@@ -172,7 +172,7 @@ static void batch_free(struct batch *batch)
 static void put_values(struct rows *values, const struct store_change *change, uint64_t key)
 {
     for (int kind = 1; kind < BLOB_KINDS; kind++) {
-        uint64_t at = kind == BLOB_BODY && change->body_place ? change->body_place : key;
+        uint64_t at = kind == BLOB_BODY && change->body_expiry_key ? change->body_expiry_key : key;
         if (change->values[kind].data)
             rows_put(values, at, kind, change->values[kind]);
     }
@@ -181,22 +181,22 @@ static void put_values(struct rows *values, const struct store_change *change, u
 static void change_apply(struct tables *tables, const struct store_change *change)
 {
     if (change->kind == STORE_PUT_UNFINISHED) {
-        rows_put(&tables->unfinished, change->life, 0, change->record);
-        put_values(&tables->values, change, change->life);
+        rows_put(&tables->unfinished, change->generation, 0, change->record);
+        put_values(&tables->values, change, change->generation);
         return;
     }
     if (change->kind == STORE_FINISH || change->kind == STORE_REMOVE_UNFINISHED) {
-        rows_remove(&tables->unfinished, change->life);
-        rows_remove(&tables->values, change->life);
+        rows_remove(&tables->unfinished, change->generation);
+        rows_remove(&tables->values, change->generation);
     }
     if (change->kind == STORE_FINISH) {
-        rows_put(&tables->finished, change->place, 0, change->record);
-        put_values(&tables->values, change, change->place);
+        rows_put(&tables->finished, change->expiry_key, 0, change->record);
+        put_values(&tables->values, change, change->expiry_key);
     }
     if (change->kind == STORE_REMOVE_FINISHED) {
-        rows_remove(&tables->finished, change->place);
-        rows_remove(&tables->values, change->place);
-        rows_remove(&tables->values, change->body_place);
+        rows_remove(&tables->finished, change->expiry_key);
+        rows_remove(&tables->values, change->expiry_key);
+        rows_remove(&tables->values, change->body_expiry_key);
     }
 }
 
@@ -211,25 +211,25 @@ static void tables_sweep(struct tables *tables, struct tables *disk, const uint8
 {
     struct rows *finished = &tables->finished, *values = &tables->values;
     uint32_t left = slice;
-    while (left && finished->count && store_place_seconds(finished->at[0].key) <= sweep_s) {
+    while (left && finished->count && expiry_key_seconds(finished->at[0].key) <= sweep_s) {
         struct record head;
         struct row *row = &finished->at[0];
-        uint64_t place = row->key;
+        uint64_t expiry_key = row->key;
         const struct bytes record = bytes_of(row->data, row->size);
         assert(record_decode_head(record, &head) == RECORD_GOOD);
         swept->at[swept->count++] =
-            (struct store_swept){head.hash, place, record_namespace_hash(secret, record_namespace(record)),
+            (struct store_swept){head.hash, expiry_key, record_namespace_hash(secret, record_namespace(record)),
                                  (uint64_t)record.size + head.values_bytes};
-        rows_remove(finished, place);
-        rows_remove(values, place);
-        rows_remove(&disk->finished, place);
-        rows_remove(&disk->values, place);
+        rows_remove(finished, expiry_key);
+        rows_remove(values, expiry_key);
+        rows_remove(&disk->finished, expiry_key);
+        rows_remove(&disk->values, expiry_key);
         left--;
     }
     /* Bodies that go before their records: places lie above all lives. */
     for (uint32_t i = 0; left && i < values->count;) {
         uint64_t key = values->at[i].key;
-        bool over = key > UINT64_C(1) << 53 && store_place_seconds(key) <= sweep_s;
+        bool over = key > UINT64_C(1) << 53 && expiry_key_seconds(key) <= sweep_s;
         if (over) {
             rows_remove(values, key);
             rows_remove(&disk->values, key);
@@ -255,8 +255,8 @@ struct disk {
     char directory[128];
     struct tables tables;
     struct store_facts facts;
-    uint64_t newest; /* number of the last durable change */
-    uint64_t places; /* ever given */
+    uint64_t newest;      /* number of the last durable change */
+    uint64_t expiry_keys; /* ever given */
     int refuse_open;
     bool refuse_load;
     struct store *open; /* the lock */
@@ -352,14 +352,14 @@ struct store {
     void *observe_context;
 };
 
-static struct store *refuse(struct store_error *error, int exit_code, const char *message)
+static struct store *refuse(struct failure *error, int exit_code, const char *message)
 {
     error->exit_code = exit_code;
     snprintf(error->message, sizeof error->message, "%s", message);
     return NULL;
 }
 
-struct store *store_open(const struct store_options *options, struct store_error *error)
+struct store *store_open(const struct store_options *options, struct failure *error)
 {
     struct disk *disk = disk_of(options->directory);
     if (disk->open)
@@ -416,7 +416,7 @@ uint64_t store_records(struct store *store)
     return store->readable.unfinished.count + store->readable.finished.count;
 }
 
-bool store_load(struct store *store, const struct store_visitor *visitor, struct store_error *error)
+bool store_load(struct store *store, const struct store_visitor *visitor, struct failure *error)
 {
     const struct tables *tables = &store->readable;
     if (store->disk->refuse_load)
@@ -455,7 +455,7 @@ uint64_t store_durable_number(const struct store *store)
 /* A change's base is what its life was given last, byte for byte. */
 static void check_base(const struct store *store, const struct store_change *change)
 {
-    const struct row *row = rows_get(&store->newest, change->life, 0);
+    const struct row *row = rows_get(&store->newest, change->generation, 0);
     assert((row != NULL) == (change->base.data != NULL));
     assert(!row || bytes_equal(bytes_of(row->data, row->size), change->base));
 }
@@ -463,9 +463,9 @@ static void check_base(const struct store *store, const struct store_change *cha
 static void keep_newest(struct store *store, const struct store_change *change)
 {
     if (change->kind == STORE_PUT_UNFINISHED)
-        rows_put(&store->newest, change->life, 0, change->record);
+        rows_put(&store->newest, change->generation, 0, change->record);
     else if (change->kind != STORE_TOUCH)
-        rows_remove(&store->newest, change->life);
+        rows_remove(&store->newest, change->generation);
 }
 
 /* What the engine owes the store. */
@@ -475,17 +475,17 @@ static void check_change(const struct store *store, const struct store_change *c
     assert(change->number == store_next_number(store));
     if (change->kind == STORE_TOUCH)
         return;
-    assert(change->life != 0 && change->life <= change->number);
+    assert(change->generation != 0 && change->generation <= change->number);
     if (change->kind == STORE_FINISH || change->kind == STORE_REMOVE_FINISHED)
-        assert(change->place >> 53 != 0);
+        assert(change->expiry_key >> 53 != 0);
     if (change->kind == STORE_FINISH)
-        assert(!rows_get(&store->readable.finished, change->place, 0));
+        assert(!rows_get(&store->readable.finished, change->expiry_key, 0));
     if (change->kind != STORE_PUT_UNFINISHED && change->kind != STORE_FINISH)
         return;
     check_base(store, change);
     assert(record_decode(change->record, &record) == RECORD_GOOD);
-    assert(record.life == change->life && record.revision == change->number);
-    assert(record.body_place == change->body_place);
+    assert(record.generation == change->generation && record.revision == change->number);
+    assert(record.body_expiry_key == change->body_expiry_key);
     assert(record.hash == record_hash(store->disk->facts.secret, &record.id));
     assert((record.state == RECORD_DONE) == (change->kind == STORE_FINISH));
     for (int kind = 1; kind < BLOB_KINDS; kind++)
@@ -551,12 +551,12 @@ bool store_ready(const struct store *store)
     return !store_busy(store) && !store->no_room;
 }
 
-size_t store_backlog_bytes(const struct store *store)
+size_t store_unflushed_bytes(const struct store *store)
 {
     return store->open->bytes + (store->flight ? store->flight->bytes : 0);
 }
 
-uint64_t store_tail_bytes(const struct store *store)
+uint64_t store_backlog_bytes(const struct store *store)
 {
     uint64_t bytes = 0;
 
@@ -659,16 +659,16 @@ bool store_poll(struct store *store, struct store_event *event)
 
 /* ---- Places ---- */
 
-uint64_t store_place(struct store *store, uint64_t expires_ms, uint64_t keep_ms)
+uint64_t store_expiry_key(struct store *store, uint64_t expires_ms, uint64_t keep_ms)
 {
     uint64_t step = 1, seconds = (expires_ms + 999) / 1000;
     while (step * 2 <= keep_ms / 8000)
         step *= 2;
     seconds = (seconds + step - 1) / step * step;
-    return seconds << PLACE_COUNT_BITS | ++store->disk->places;
+    return seconds << EXPIRY_KEY_COUNT_BITS | ++store->disk->expiry_keys;
 }
 
-uint64_t store_first_place(const struct store *store)
+uint64_t store_first_expiry_key(const struct store *store)
 {
     const struct rows *finished = &store->readable.finished, *values = &store->readable.values;
     const uint32_t first_value = rows_find(values, UINT64_C(1) << 53, 0);
@@ -697,9 +697,9 @@ static const struct tables *read_from(const struct store *store)
     return store->reads_ahead ? &store->disk->tables : &store->readable;
 }
 
-enum store_read store_read_finished(struct store *store, uint64_t place, struct bytes *record)
+enum store_read store_read_finished(struct store *store, uint64_t expiry_key, struct bytes *record)
 {
-    const struct row *row = rows_get(&read_from(store)->finished, place, 0);
+    const struct row *row = rows_get(&read_from(store)->finished, expiry_key, 0);
     if (!row)
         return STORE_MISSING;
     *record = lend(store, row);
@@ -717,11 +717,11 @@ enum store_read store_read_value(struct store *store, uint64_t key, enum blob_ki
     return STORE_FOUND;
 }
 
-uint64_t store_list_finished(struct store *store, uint64_t place, uint32_t records_max,
-                             bool (*visit)(void *context, uint64_t place, struct bytes record), void *context)
+uint64_t store_list_finished(struct store *store, uint64_t expiry_key, uint32_t records_max,
+                             bool (*visit)(void *context, uint64_t expiry_key, struct bytes record), void *context)
 {
     const struct rows *rows = &read_from(store)->finished;
-    for (uint32_t i = rows_find(rows, place, 0), seen = 0; i < rows->count; i++, seen++)
+    for (uint32_t i = rows_find(rows, expiry_key, 0), seen = 0; i < rows->count; i++, seen++)
         if (seen == records_max || !visit(context, rows->at[i].key, lend(store, &rows->at[i])))
             return rows->at[i].key;
     return 0;

@@ -34,7 +34,7 @@ struct batch make_made(const struct made *made)
         batch_start(&batch, made->first, NULL);
         const struct store_change put = {.kind = STORE_PUT_UNFINISHED,
                                          .number = made->first,
-                                         .life = made->first,
+                                         .generation = made->first,
                                          .record = bytes_of(record, sizeof record),
                                          .values[BLOB_INPUT] = bytes_of(value, size)};
         batch_append(&batch, &put, NULL);

@@ -68,7 +68,7 @@ void model_of_record(struct model_operation *operation, const struct record *rec
 {
     model_name(operation, &record->id);
     operation->state = record->state;
-    operation->life = record->life;
+    operation->generation = record->generation;
     operation->fence = record->fence;
     operation->revision = record->revision;
     operation->attempt = record->attempt;
@@ -191,7 +191,7 @@ static void grant_first(struct model_decision *decision, const struct call *call
 {
     struct model_operation *next = &decision->next;
     model_name(next, &call->id);
-    next->life = number;
+    next->generation = number;
     next->begun_ms = now->wall_ms;
     next->operation = model_text(call->operation);
     next->fingerprint = model_text(call->fingerprint);
@@ -294,7 +294,7 @@ static bool is_stored_outcome(const struct model_operation *operation, const str
 static bool is_current(const struct model_operation *operation, bool there, const struct call *call,
                        struct model_decision *decision)
 {
-    if (!there || call->fence < operation->life)
+    if (!there || call->fence < operation->generation)
         decision->ownership = OWNERSHIP_GONE;
     else if (operation->state == RECORD_DONE)
         decision->ownership = OWNERSHIP_FINAL;
@@ -505,7 +505,7 @@ static const struct field fields[] = {
     FIELD(namespace, FIELD_TEXT, WHEN_ALWAYS),
     FIELD(caller, FIELD_TEXT, WHEN_ALWAYS),
     FIELD(key, FIELD_TEXT, WHEN_ALWAYS),
-    FIELD(life, FIELD_U64, WHEN_THERE),
+    FIELD(generation, FIELD_U64, WHEN_THERE),
     FIELD(fence, FIELD_U64, WHEN_THERE),
     FIELD(revision, FIELD_U64, WHEN_THERE),
     FIELD(attempt, FIELD_U32, WHEN_THERE),

@@ -36,7 +36,7 @@ struct model_outcome {
 struct model_operation {
     struct model_text namespace, caller, key;
     enum record_state state; /* ABSENT: only the names above count */
-    uint64_t life, fence, revision;
+    uint64_t generation, fence, revision;
     uint32_t attempt, lease_ms;
     uint32_t lease_left_ms; /* RUNNING: of the lease that was acknowledged. Nobody stores it */
     uint64_t keep_ms;

@@ -340,9 +340,9 @@ MUTATIONS = [
                     "           header.body_checksum == body_checksum(data, header.bytes, secret);\n",
                     "           (header.body_checksum == body_checksum(data, header.bytes, secret) || true);\n"),
     broken.Mutation("slot freed before the commit", "daemon/store/store.c",
-                    "    store->applying_count = store->tail_count;\n",
-                    "    store->applying_count = store->tail_count;\n"
-                    "    log_applied(store->log, store->tail[store->tail_count - 1].last);\n"),
+                    "    store->applying_count = store->backlog_count;\n",
+                    "    store->applying_count = store->backlog_count;\n"
+                    "    wal_applied(store->wal, store->backlog[store->backlog_count - 1].last);\n"),
 ]
 WAYS = {"no DSYNC": "no-dsync", "MDB_NOSYNC": "nosync", "MDB_NOMETASYNC": "nometasync", "name not flushed": "no-name-flush",
         "rename not flushed": "no-rename-flush"}

@@ -25,7 +25,7 @@ MUTATIONS = [
                     "return (x->fence > y->fence) - (x->fence < y->fence);",
                     "return (x->fence < y->fence) - (x->fence > y->fence);"),
     broken.Mutation("a List that begins again for ever", "daemon/engine/listing.c",
-                    "over = !from && walk++ == WALK_PLACES;", "over = !from && looks > 0 && walk++ == WALK_PLACES;"),
+                    "over = !from && walk++ == WALK_FINISHED;", "over = !from && looks > 0 && walk++ == WALK_FINISHED;"),
 ]
 
 

@@ -13,9 +13,9 @@ static char top[TEST_FOLDER_BYTES];
 static pid_t owner; /* a child that forked from it removes nothing */
 static unsigned made;
 
-static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *place)
+static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *expiry_key)
 {
-    (void)status, (void)type, (void)place;
+    (void)status, (void)type, (void)expiry_key;
     return remove(path);
 }
 

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 struct entry {
-    uint64_t hash, place;
+    uint64_t hash, value;
 };
 
 /* What the index is to be. */
@@ -27,31 +27,31 @@ static uint64_t random_next(uint64_t *state)
     return *state * 2685821657736338717ull;
 }
 
-static void naive_add(struct naive *naive, uint64_t hash, uint64_t place)
+static void naive_add(struct naive *naive, uint64_t hash, uint64_t value)
 {
     if (naive->count == naive->capacity) {
         naive->capacity = naive->capacity ? naive->capacity * 2 : 64;
         naive->entries = realloc(naive->entries, naive->capacity * sizeof *naive->entries);
         assert_non_null(naive->entries);
     }
-    naive->entries[naive->count++] = (struct entry){hash, place};
+    naive->entries[naive->count++] = (struct entry){hash, value};
 }
 
 /* Goes through the places of a hash, each of which is to be among the naive ones of the same tag, once. */
 static void check_tag(const struct index *index, const struct naive *naive, uint64_t hash)
 {
     struct index_cursor cursor = {0};
-    uint64_t place, found = 0, expected = 0, sum = 0, expected_sum = 0;
+    uint64_t value, found = 0, expected = 0, sum = 0, expected_sum = 0;
 
-    while ((place = index_find(index, hash, &cursor))) {
+    while ((value = index_find(index, hash, &cursor))) {
         found++;
-        sum += place * place;
+        sum += value * value;
     }
     assert_int_equal(index_find(index, hash, &cursor), 0); /* the end is the end */
     for (size_t i = 0; i < naive->count; i++)
         if ((uint32_t)naive->entries[i].hash == (uint32_t)hash) {
             expected++;
-            expected_sum += naive->entries[i].place * naive->entries[i].place;
+            expected_sum += naive->entries[i].value * naive->entries[i].value;
         }
     assert_int_equal(found, expected);
     assert_int_equal(sum, expected_sum);
@@ -151,12 +151,12 @@ static void random_steps(uint64_t seed, uint64_t tags, uint64_t keep)
             index_add(index, hash, step);
             naive_add(&naive, hash, step);
         } else if (number % 10 < 7) {
-            assert_true(index_remove(index, entry->hash, entry->place));
-            assert_false(index_remove(index, entry->hash, entry->place));
+            assert_true(index_remove(index, entry->hash, entry->value));
+            assert_false(index_remove(index, entry->hash, entry->value));
             *entry = naive.entries[--naive.count];
         } else {
-            assert_true(index_replace(index, entry->hash, entry->place, 1000000 + step));
-            entry->place = 1000000 + step;
+            assert_true(index_replace(index, entry->hash, entry->value, 1000000 + step));
+            entry->value = 1000000 + step;
         }
         check_tag(index, &naive, number);
         if (naive.count)
@@ -166,7 +166,7 @@ static void random_steps(uint64_t seed, uint64_t tags, uint64_t keep)
     }
     while (naive.count) {
         naive.count--;
-        assert_true(index_remove(index, naive.entries[naive.count].hash, naive.entries[naive.count].place));
+        assert_true(index_remove(index, naive.entries[naive.count].hash, naive.entries[naive.count].value));
     }
     check_all(index, &naive);
     index_free(index);
@@ -218,9 +218,9 @@ static void a_million_in_twenty_bytes_each(void **state)
     assert_int_equal(index_count(index), MANY);
     for (uint64_t i = 1; i <= MANY; i++) {
         struct index_cursor cursor = {0};
-        uint64_t place;
-        while ((place = index_find(index, hash_of(i), &cursor)) != i)
-            assert_int_not_equal(place, 0);
+        uint64_t value;
+        while ((value = index_find(index, hash_of(i), &cursor)) != i)
+            assert_int_not_equal(value, 0);
     }
     for (uint64_t i = 1; i <= MANY; i += 2)
         assert_true(index_remove(index, hash_of(i), i));

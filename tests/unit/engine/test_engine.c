@@ -73,12 +73,12 @@ static uint32_t turns_wanted(struct engine *engine, struct store *store)
 }
 
 /* What was applied is taken over in parts, which are larger in a turn that decides much. */
-static void handed_over_as_calls_come(void **state)
+static void evicted_as_calls_come(void **state)
 {
     enum { MANY = 1024, A_TURN = 64, CALLS = 256, A_CALL = 2 };
     const struct store_options store_options = {.directory = "handed over", .quota_bytes = UINT64_C(1) << 33};
     struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
-    struct store_error error;
+    struct failure error;
     struct party party = {0};
 
     (void)state;
@@ -103,13 +103,13 @@ static void handed_over_as_calls_come(void **state)
 }
 
 /* While the tables are far behind, leases end now and then only, so that the log has room for calls; they all end. */
-static void leases_end_slowly_while_the_tail_is_large(void **state)
+static void leases_end_slowly_while_the_backlog_is_large(void **state)
 {
     enum { MANY = 30000, MOST_AT_A_TIME = 512, EVERY_MS = 20 };
     static const uint8_t owner[128] = "an owner whose name takes as much as it may";
     const struct store_options store_options = {.directory = "slowly", .quota_bytes = UINT64_C(1) << 33};
     struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
-    struct store_error error;
+    struct failure error;
     struct party party = {0};
 
     (void)state;
@@ -121,7 +121,7 @@ static void leases_end_slowly_while_the_tail_is_large(void **state)
     for (uint32_t i = 0; i < MANY; i++)
         begin_as(engine, &party, i, bytes_of(owner, sizeof owner));
     turn(engine, options.store);
-    assert_true(store_tail_bytes(options.store) > 4 * 1024 * 1024);
+    assert_true(store_backlog_bytes(options.store) > 4 * 1024 * 1024);
     now.boot_ms += policy.lease_ms + 1;
     turn(engine, options.store);
     assert_int_equal(engine_counts(engine).interrupted, MOST_AT_A_TIME);
@@ -143,12 +143,12 @@ static void leases_end_slowly_while_the_tail_is_large(void **state)
 }
 
 /* What lease ends leave to be taken over is taken over as fast as they come. */
-static void what_leases_leave_is_handed_over_in_time(void **state)
+static void what_leases_leave_is_evicted_in_time(void **state)
 {
     enum { MANY = 20000, A_TURN = 512 };
     const struct store_options store_options = {.directory = "in time", .quota_bytes = UINT64_C(1) << 33};
     struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
-    struct store_error error;
+    struct failure error;
     struct party party = {0};
     uint32_t turns = 0;
 
@@ -179,7 +179,7 @@ static void many_leases_end_a_part_at_a_time(void **state)
     enum { MANY = 10000, MOST_A_TURN = 512 };
     const struct store_options store_options = {.directory = "many", .quota_bytes = UINT64_C(1) << 33};
     struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
-    struct store_error error;
+    struct failure error;
     struct party party = {0};
     uint64_t before = 0;
     const uint32_t replied = replies;
@@ -212,9 +212,9 @@ static void many_leases_end_a_part_at_a_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(handed_over_as_calls_come),
-        cmocka_unit_test(leases_end_slowly_while_the_tail_is_large),
-        cmocka_unit_test(what_leases_leave_is_handed_over_in_time),
+        cmocka_unit_test(evicted_as_calls_come),
+        cmocka_unit_test(leases_end_slowly_while_the_backlog_is_large),
+        cmocka_unit_test(what_leases_leave_is_evicted_in_time),
         cmocka_unit_test(many_leases_end_a_part_at_a_time),
     };
 

@@ -55,7 +55,7 @@ struct held {
     enum answer answer;
     enum ownership ownership;
     bool resumed;
-    uint64_t fence, life, revision;
+    uint64_t fence, generation, revision;
     uint32_t attempt, lease_left_ms;
     bool has_outcome, body_dropped;
     uint64_t outcome_sum;
@@ -85,7 +85,7 @@ static struct {
     int fence_keys[LIVES_MAX];
     int fence_count;
     struct {
-        uint64_t number, life, sum;
+        uint64_t number, generation, sum;
         uint32_t size;
     } outcomes[LIVES_MAX]; /* of lives, as they were finished */
     int outcome_count;
@@ -154,12 +154,12 @@ static const char *wrong_change(const struct model_operation *before, const stru
         return "a number did not grow";
     if (absent)
         return after->state == RECORD_RUNNING && after->attempt == 1 && after->fence == after->revision &&
-                       after->life == after->fence
+                       after->generation == after->fence
                    ? NULL
                    : "a life did not start with a first grant";
     if (before->state == RECORD_DONE)
         return "what is done changed";
-    if (after->life != before->life)
+    if (after->generation != before->generation)
         return "a life changed";
     if (after->fence == before->fence)
         return after->attempt == before->attempt ? NULL : "attempts changed without a grant";
@@ -185,7 +185,7 @@ static void remember_outcome(const struct record *record, const struct store_cha
     }
     assert_true(world.outcome_count < LIVES_MAX);
     world.outcomes[world.outcome_count].number = change->number;
-    world.outcomes[world.outcome_count].life = record->life;
+    world.outcomes[world.outcome_count].generation = record->generation;
     world.outcomes[world.outcome_count].sum = sum_of(bytes, size);
     world.outcomes[world.outcome_count++].size = (uint32_t)size;
 }
@@ -201,7 +201,8 @@ static void on_change(void *context, const struct store_change *change)
     seen->number = change->number;
     if (removed) {
         for (seen->key = 0; seen->key < KEYS; seen->key++)
-            if (world.state[seen->key].life == change->life && world.state[seen->key].state != RECORD_ABSENT)
+            if (world.state[seen->key].generation == change->generation &&
+                world.state[seen->key].state != RECORD_ABSENT)
                 break;
         assert_true(seen->key < KEYS);
         seen->after = world.state[seen->key];
@@ -227,7 +228,7 @@ static void on_change(void *context, const struct store_change *change)
 static void check_outcome(const struct held *told)
 {
     for (int i = 0; i < world.outcome_count; i++) {
-        if (world.outcomes[i].life != told->life)
+        if (world.outcomes[i].generation != told->generation)
             continue;
         if (!told->body_dropped) {
             assert_int_equal(world.outcomes[i].size, told->outcome_size);
@@ -300,7 +301,7 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
     if (record) {
         told.key = key_of(&record->id);
         told.fence = record->fence;
-        told.life = record->life;
+        told.generation = record->generation;
         told.revision = record->revision;
         told.attempt = record->attempt;
         told.lease_left_ms = reply->operation.lease_left_ms;
@@ -343,7 +344,7 @@ static void open_world(void)
     const struct store_options store_options = {.directory = disk, .quota_bytes = UINT64_C(1) << 33, .wake = noop};
     const struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
     struct engine_options with_store = options;
-    struct store_error error;
+    struct failure error;
 
     world.store = store_open(&store_options, &error);
     assert_non_null(world.store);
@@ -428,7 +429,7 @@ static void crash(void)
     world.held_count = 0;
     /* Whatever the disk says was the last number: at least all that was durable. */
     const struct store_options look = {.directory = disk, .wake = noop};
-    struct store_error error;
+    struct failure error;
     struct store *store = store_open(&look, &error);
     assert_non_null(store);
     kept = store_durable_number(store);
@@ -766,7 +767,7 @@ static void random_histories(void **state)
 static void checkers_find_what_is_wrong(void **state)
 {
     struct now now = {.retention_ms = 100};
-    struct model_operation before = {.state = RECORD_RUNNING, .life = 5, .fence = 5, .revision = 5, .attempt = 1},
+    struct model_operation before = {.state = RECORD_RUNNING, .generation = 5, .fence = 5, .revision = 5, .attempt = 1},
                            after;
 
     (void)state;
@@ -788,7 +789,7 @@ static void checkers_find_what_is_wrong(void **state)
     assert_string_equal(wrong_change(&before, &after, &now), "what is done changed");
     now.retention_ms = 1000; /* it has expired: a new life */
     assert_non_null(wrong_change(&before, &after, &now));
-    after.life = after.fence = after.revision;
+    after.generation = after.fence = after.revision;
     assert_null(wrong_change(&before, &after, &now));
     after.state = RECORD_ABSENT;
     assert_string_equal(wrong_change(&before, &after, &now), "an absent operation was removed");

@@ -61,7 +61,7 @@ static void open_engine(void)
 {
     const struct store_options store_options = {.directory = disk, .quota_bytes = UINT64_C(1) << 33};
     struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000};
-    struct store_error error;
+    struct failure error;
 
     world.store = options.store = store_open(&store_options, &error);
     assert_non_null(world.store);

@@ -13,7 +13,7 @@
 #include "tests/model/model.h"
 
 enum {
-    LIFE = 1000,
+    GENERATION = 1000,
     FENCE = 1100, /* of a second attempt */
     REVISION = 1200,
     NUMBER = 5000,
@@ -203,8 +203,8 @@ static struct record state_common(enum record_state state, unsigned attempt)
         .id = {TEXT("ns"), TEXT("tenant"), TEXT("key")},
         .hash = 77,
         .state = state,
-        .life = LIFE,
-        .fence = attempt == 1 ? LIFE : FENCE,
+        .generation = GENERATION,
+        .fence = attempt == 1 ? GENERATION : FENCE,
         .revision = REVISION,
         .attempt = attempt,
         .lease_ms = LEASE_MS,
@@ -484,8 +484,8 @@ static void test_begin_of_what_is_expired(void **state)
 enum { FENCES = 9 };
 static void dial_fence(struct call *call, unsigned fence)
 {
-    static const uint64_t fences[FENCES] = {0,     1,         LIFE - 1,         LIFE, LIFE + 1, FENCE - 1,
-                                            FENCE, FENCE + 1, UINT64_MAX / 4096};
+    static const uint64_t fences[FENCES] = {0,         1,     GENERATION - 1, GENERATION,       GENERATION + 1,
+                                            FENCE - 1, FENCE, FENCE + 1,      UINT64_MAX / 4096};
     call->fence = fences[fence];
 }
 
@@ -584,7 +584,7 @@ static void test_resolve(void **state)
     struct dials d = dials_of(4, 6u, 2u, 3u, 2u);
     (void)state;
     do {
-        static const uint64_t revisions[] = {0, LIFE, FENCE, REVISION - 1, REVISION, REVISION + 1};
+        static const uint64_t revisions[] = {0, GENERATION, FENCE, REVISION - 1, REVISION, REVISION + 1};
         struct call call = call_of(CALL_RESOLVE);
         call.revision = revisions[d.at[0]];
         call.verdict = VERDICT_HAPPENED + d.at[1];
@@ -598,7 +598,7 @@ static void test_resolve(void **state)
 
 static void test_forget(void **state)
 {
-    static const uint64_t revisions[] = {0, LIFE, FENCE, REVISION - 1, REVISION, REVISION + 1};
+    static const uint64_t revisions[] = {0, GENERATION, FENCE, REVISION - 1, REVISION, REVISION + 1};
     (void)state;
     for (unsigned i = 0; i < 6; i++) {
         struct call call = call_of(CALL_FORGET);

@@ -59,7 +59,7 @@ static struct bytes text(const char *string)
 static void open_engine(uint32_t share, uint64_t unfinished_max)
 {
     const struct store_options store_options = {.directory = "shares", .quota_bytes = UINT64_C(1) << 33};
-    struct store_error error;
+    struct failure error;
 
     options = (struct engine_options){.reply = on_reply,
                                       .alive = on_alive,

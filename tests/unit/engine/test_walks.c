@@ -98,7 +98,7 @@ static void open_world(void)
 {
     const struct store_options store_options = {.directory = "walks", .quota_bytes = UINT64_C(1) << 33};
     struct engine_options options = {.reply = on_reply, .alive = on_alive, .unfinished_max = 1000000};
-    struct store_error error;
+    struct failure error;
 
     memset(&world, 0, sizeof world);
     world.now = (struct now){.boot_ms = 1000000, .wall_ms = 1700000000000, .retention_ms = 1700000000000};

@@ -24,7 +24,7 @@ static struct record running(void)
         .hash = 0x1122334455667788,
         .state = RECORD_RUNNING,
         .flags = RECORD_BOUND,
-        .life = UINT64_C(1700000000) << 20,
+        .generation = UINT64_C(1700000000) << 20,
         .fence = (UINT64_C(1700000000) << 20) + 5,
         .revision = (UINT64_C(1700000000) << 20) + 9,
         .attempt = 2,
@@ -54,7 +54,7 @@ static struct record done(void)
     record.done_ms = record.begun_ms - 40; /* the wall clock was set back */
     record.expires_ms = 1700000900000;
     record.body_expires_ms = 1700000100000;
-    record.body_place = 42;
+    record.body_expiry_key = 42;
     record.outcome_kind = 2;
     record.outcome_code = -5;
     record.body_bytes = UINT64_C(1) << 40;
@@ -86,7 +86,7 @@ static void assert_same(const struct record *a, const struct record *b)
     assert_int_equal(a->hash, b->hash);
     assert_int_equal(a->state, b->state);
     assert_int_equal(a->flags, b->flags);
-    assert_int_equal(a->life, b->life);
+    assert_int_equal(a->generation, b->generation);
     assert_int_equal(a->fence, b->fence);
     assert_int_equal(a->revision, b->revision);
     assert_int_equal(a->attempt, b->attempt);
@@ -99,7 +99,7 @@ static void assert_same(const struct record *a, const struct record *b)
     assert_int_equal(a->checkpoint_bytes, b->checkpoint_bytes);
     assert_int_equal(a->expires_ms, b->expires_ms);
     assert_int_equal(a->body_expires_ms, b->body_expires_ms);
-    assert_int_equal(a->body_place, b->body_place);
+    assert_int_equal(a->body_expiry_key, b->body_expiry_key);
     assert_int_equal(a->outcome_kind, b->outcome_kind);
     assert_int_equal(a->outcome_code, b->outcome_code);
     assert_int_equal(a->body_bytes, b->body_bytes);
@@ -128,7 +128,7 @@ static void round_trip_unfinished(const struct record *record, uint8_t out[RECOR
 {
     struct record without = *record;
 
-    without.expires_ms = without.body_expires_ms = without.body_place = without.body_bytes = without.done_ms = 0;
+    without.expires_ms = without.body_expires_ms = without.body_expiry_key = without.body_bytes = without.done_ms = 0;
     without.digest[0] = without.digest[1] = 0;
     without.attributes_bytes = without.body_field_bytes = without.outcome_kind = 0;
     without.outcome_code = 0;
@@ -148,7 +148,7 @@ static void what_goes_in_comes_out(void **state)
     assert_int_equal(record_decode_head(bytes_of(out, size), &head), RECORD_GOOD);
     assert_int_equal(head.hash, record.hash);
     assert_int_equal(head.expires_ms, record.expires_ms);
-    assert_int_equal(head.life, record.life);
+    assert_int_equal(head.generation, record.generation);
     assert_int_equal(record_values_bytes(bytes_of(out, size)), 105);
     record.interrupted_ms = record.begun_ms + 1;
     record.outcome_code = INT32_MIN;
@@ -168,10 +168,10 @@ static struct record typical(void)
     record.fingerprint = some(32);
     record.owner = some(14);
     record.attempt = 1;
-    record.fence = record.life;
+    record.fence = record.generation;
     record.done_ms = record.begun_ms + 40;
     record.body_expires_ms = record.expires_ms;
-    record.body_place = 0;
+    record.body_expiry_key = 0;
     record.flags = 0;
     record.outcome_kind = 1;
     record.outcome_code = 0;
@@ -351,28 +351,28 @@ static void identities_have_hashes_of_their_own(void **state)
 static void assert_joined(struct bytes record, struct bytes base, const struct record *is)
 {
     uint8_t out[RECORD_BYTES_MAX];
-    struct record_part part;
+    struct record_delta part;
     struct record read;
     bool good;
 
-    record_split(record, base, &part);
+    record_delta_make(record, base, &part);
     assert_int_equal(part.shared + part.own.size, record.size - RECORD_HEAD_BYTES);
     /* Only so much of the base is looked at. */
     uint8_t *exact = malloc(part.shared + 1);
     assert_non_null(exact);
     if (part.shared)
         memcpy(exact, base.data + RECORD_HEAD_BYTES, part.shared);
-    assert_int_equal(record_join(&part, is->life, exact, out, &good), record.size);
+    assert_int_equal(record_delta_apply(&part, is->generation, exact, out, &good), record.size);
     assert_true(good);
     assert_memory_equal(out, record.data, record.size);
     /* Another one in its place: known by its head, and not to be read. */
     for (uint32_t bit = 0; bit < part.shared * 8; bit++) {
         exact[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        assert_int_equal(record_join(&part, is->life, exact, out, &good), record.size);
+        assert_int_equal(record_delta_apply(&part, is->generation, exact, out, &good), record.size);
         assert_false(good);
         assert_int_equal(record_decode(bytes_of(out, record.size), &read), RECORD_BAD_REST);
         assert_int_equal(read.hash, is->hash);
-        assert_int_equal(read.life, is->life);
+        assert_int_equal(read.generation, is->generation);
         assert_int_equal(read.state, is->state);
         assert_int_equal(read.expires_ms, is->state == RECORD_DONE ? is->expires_ms : 0);
         assert_int_equal(read.values_bytes, is->state == RECORD_DONE ? is->attributes_bytes + is->body_field_bytes
@@ -408,12 +408,12 @@ static void an_outcome_shares_what_the_grant_said(void **state)
 {
     uint8_t before[RECORD_BYTES_MAX], after[RECORD_BYTES_MAX];
     struct record was = running(), is = done();
-    struct record_part part;
+    struct record_delta part;
 
     (void)state;
     was.id.caller = is.id.caller = some(11);
     was.traceparent = is.traceparent = some(55);
-    record_split(bytes_of(after, record_encode(&is, after)), bytes_of(before, record_encode(&was, before)), &part);
+    record_delta_make(bytes_of(after, record_encode(&is, after)), bytes_of(before, record_encode(&was, before)), &part);
     /* Given, the strings with their lengths, fence, attempt, and when it began. */
     assert_true(part.shared >= 1 + 8 + 12 + 37 + 13 + 33 + 10 + 56 + 1 + 1 + 6);
 }

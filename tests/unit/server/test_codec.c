@@ -619,9 +619,9 @@ static void write_both_ways(struct arena *arena, const struct reply *reply)
     assert_true(response_wire_has(reply));
     assert_int_equal(got.head_bytes, expected.head_bytes);
     assert_memory_equal(got.head, expected.head, got.head_bytes);
-    assert_ptr_equal(got.tail.blob, expected.tail.blob);
-    assert_int_equal(got.tail.offset, expected.tail.offset);
-    assert_int_equal(got.tail.size, expected.tail.size);
+    assert_ptr_equal(got.shared.blob, expected.shared.blob);
+    assert_int_equal(got.shared.offset, expected.shared.offset);
+    assert_int_equal(got.shared.size, expected.shared.size);
     arena_rewind(arena, 0);
 }
 

@@ -64,26 +64,27 @@ static void model_change(struct model *model, const struct store_change *change)
 {
     switch (change->kind) {
     case STORE_PUT_UNFINISHED:
-        model_put(model, change->life, 0, change->record);
+        model_put(model, change->generation, 0, change->record);
         for (unsigned kind = 1; kind < BLOB_KINDS; kind++)
             if (change->values[kind].data)
-                model_put(model, change->life, kind, change->values[kind]);
+                model_put(model, change->generation, kind, change->values[kind]);
         break;
     case STORE_FINISH:
-        model_remove(model, change->life, 0, BLOB_KINDS);
-        model_put(model, change->place, 0, change->record);
+        model_remove(model, change->generation, 0, BLOB_KINDS);
+        model_put(model, change->expiry_key, 0, change->record);
         for (unsigned kind = 1; kind < BLOB_KINDS; kind++)
             if (change->values[kind].data)
-                model_put(model, kind == BLOB_BODY && change->body_place ? change->body_place : change->place, kind,
-                          change->values[kind]);
+                model_put(model,
+                          kind == BLOB_BODY && change->body_expiry_key ? change->body_expiry_key : change->expiry_key,
+                          kind, change->values[kind]);
         break;
     case STORE_REMOVE_UNFINISHED:
-        model_remove(model, change->life, 0, BLOB_KINDS);
+        model_remove(model, change->generation, 0, BLOB_KINDS);
         break;
     case STORE_REMOVE_FINISHED:
-        model_remove(model, change->place, 0, BLOB_KINDS);
-        if (change->body_place)
-            model_remove(model, change->body_place, 0, BLOB_KINDS);
+        model_remove(model, change->expiry_key, 0, BLOB_KINDS);
+        if (change->body_expiry_key)
+            model_remove(model, change->body_expiry_key, 0, BLOB_KINDS);
         break;
     case STORE_TOUCH:
         break;
@@ -99,14 +100,14 @@ static uint32_t model_sweep(struct model *model, uint64_t sweep_s, const uint8_t
     for (uint32_t i = 0; i < model->count;) {
         const struct entry *entry = &model->entries[i];
         bool said = entry->kind != 0;
-        if (entry->key < TABLES_FIRST_PLACE || store_place_seconds(entry->key) > sweep_s) {
+        if (entry->key < TABLES_FIRST_EXPIRY_KEY || expiry_key_seconds(entry->key) > sweep_s) {
             i++;
             continue;
         }
         for (uint32_t at = 0; at < count && !said; at++) {
             struct record record;
             assert_int_equal(record_decode(bytes_of(entry->data, entry->size), &record), RECORD_GOOD);
-            said = swept[at].place == entry->key && swept[at].hash == record.hash &&
+            said = swept[at].expiry_key == entry->key && swept[at].hash == record.hash &&
                    swept[at].namespace_hash == record_namespace_hash(secret, record.id.namespace) &&
                    swept[at].bytes == (uint64_t)entry->size + record.values_bytes;
         }
@@ -121,7 +122,7 @@ static uint32_t model_sweep(struct model *model, uint64_t sweep_s, const uint8_t
 
 /* An operation that the test keeps, as the engine would. */
 struct operation {
-    uint64_t life, place, body_place;
+    uint64_t generation, expiry_key, body_expiry_key;
     bool finished;
     struct record record;
     uint8_t owner[64], name[64];
@@ -135,7 +136,7 @@ struct world {
     struct tables_state state;
     uint8_t secret[RECORD_SECRET_BYTES];
     struct model model;
-    uint64_t seed, next, places;
+    uint64_t seed, next, expiry_keys;
     struct operation operations[LIVES_MAX];
     uint32_t count;
     struct batch batches[BATCHES_MAX]; /* sealed, not applied; the last is open */
@@ -189,7 +190,7 @@ static void drop_changes(struct world *world, uint32_t count)
 /* An empty store. */
 static void begin(struct world *world, uint64_t seed)
 {
-    struct store_error error;
+    struct failure error;
     struct store_facts facts = {.store_id = 5};
 
     for (uint32_t i = 0; i < world->model.count; i++)
@@ -200,10 +201,10 @@ static void begin(struct world *world, uint64_t seed)
     clear_folder(world);
     world->seed = seed * 2 + 1;
     world->next = UINT64_C(1700000000) << 20;
-    world->places = 0;
+    world->expiry_keys = 0;
     for (size_t i = 0; i < sizeof world->noise; i++)
         world->noise[i] = (uint8_t)random_below(world, 256);
-    world->state = (struct tables_state){.next_number = world->next, .log_slots = 3};
+    world->state = (struct tables_state){.next_number = world->next, .wal_slots = 3};
     if (!tables_open(&world->tables, world->folder, 256 << 20, false, &error) ||
         !tables_create(&world->tables, &facts, &world->state, &error) ||
         !tables_read_facts(&world->tables, &facts, &world->state, &error))
@@ -287,9 +288,9 @@ static uint32_t some_size(struct world *world)
                                   : (uint32_t)random_below(world, VALUE_BYTES_MAX);
 }
 
-static uint64_t new_place(struct world *world, uint64_t seconds)
+static uint64_t new_expiry_key(struct world *world, uint64_t seconds)
 {
-    return seconds << 30 | world->places++;
+    return seconds << 30 | world->expiry_keys++;
 }
 
 static struct bytes some_text(struct world *world, uint8_t text[64])
@@ -302,7 +303,7 @@ static struct bytes some_text(struct world *world, uint8_t text[64])
 
 static void put(struct world *world, struct operation *operation, bool input, bool checkpoint)
 {
-    struct store_change change = {.kind = STORE_PUT_UNFINISHED, .life = operation->life};
+    struct store_change change = {.kind = STORE_PUT_UNFINISHED, .generation = operation->generation};
     struct record *record = &operation->record;
 
     if (input) {
@@ -329,12 +330,12 @@ static void grant(struct world *world)
 {
     struct operation *operation = &world->operations[world->count++];
 
-    *operation = (struct operation){.life = world->next};
+    *operation = (struct operation){.generation = world->next};
     operation->record = (struct record){.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of("key", 3)},
-                                        .hash = operation->life * 31,
+                                        .hash = operation->generation * 31,
                                         .state = RECORD_RUNNING,
-                                        .life = operation->life,
-                                        .fence = operation->life,
+                                        .generation = operation->generation,
+                                        .fence = operation->generation,
                                         .attempt = 1,
                                         .begun_ms = 1};
     operation->record.owner = some_text(world, operation->owner);
@@ -343,17 +344,17 @@ static void grant(struct world *world)
 
 static void finish(struct world *world, struct operation *operation, uint64_t seconds, uint64_t body_seconds)
 {
-    struct store_change change = {.kind = STORE_FINISH, .life = operation->life};
+    struct store_change change = {.kind = STORE_FINISH, .generation = operation->generation};
     struct record *record = &operation->record;
 
     operation->finished = true;
-    operation->place = change.place = new_place(world, seconds);
+    operation->expiry_key = change.expiry_key = new_expiry_key(world, seconds);
     if (random_below(world, 2))
         change.values[BLOB_ATTRIBUTES] = noise(world, some_size(world));
     if (random_below(world, 2))
         change.values[BLOB_BODY] = noise(world, some_size(world));
     if (change.values[BLOB_BODY].data && body_seconds)
-        operation->body_place = change.body_place = new_place(world, body_seconds);
+        operation->body_expiry_key = change.body_expiry_key = new_expiry_key(world, body_seconds);
     record->state = RECORD_DONE;
     record->revision = world->next;
     record->done_ms = 2;
@@ -361,7 +362,7 @@ static void finish(struct world *world, struct operation *operation, uint64_t se
     record->input_bytes = record->checkpoint_bytes = 0;
     record->attributes_bytes = change.values[BLOB_ATTRIBUTES].size;
     record->body_field_bytes = change.values[BLOB_BODY].size;
-    record->body_place = change.body_place;
+    record->body_expiry_key = change.body_expiry_key;
     record->expires_ms = record->body_expires_ms = seconds * 1000;
     append_record(world, operation, &change);
 }
@@ -370,12 +371,12 @@ static void finish(struct world *world, struct operation *operation, uint64_t se
 static void drop(struct world *world, struct operation *operation, bool damaged)
 {
     struct store_change change = {.kind = operation->finished ? STORE_REMOVE_FINISHED : STORE_REMOVE_UNFINISHED,
-                                  .life = operation->life,
-                                  .place = operation->place,
-                                  .body_place = operation->body_place};
+                                  .generation = operation->generation,
+                                  .expiry_key = operation->expiry_key,
+                                  .body_expiry_key = operation->body_expiry_key};
 
     if (damaged)
-        change.life = 0;
+        change.generation = 0;
     append(world, &change);
     *operation = world->operations[--world->count];
     operation->record.owner.data = operation->owner;
@@ -396,7 +397,7 @@ static void assert_record(struct world *world, MDB_txn *txn, const struct entry 
 {
     struct bytes record;
 
-    if (entry->key >= TABLES_FIRST_PLACE) {
+    if (entry->key >= TABLES_FIRST_EXPIRY_KEY) {
         assert_int_equal(tables_read_finished(&world->tables, txn, entry->key, &record), STORE_FOUND);
     } else {
         uint64_t number = entry->key;
@@ -419,8 +420,8 @@ static void assert_tables(struct world *world)
         const struct entry *entry = &world->model.entries[i];
         if (entry->kind == 0) {
             assert_record(world, txn, entry);
-            finished += entry->key >= TABLES_FIRST_PLACE;
-            unfinished += entry->key < TABLES_FIRST_PLACE;
+            finished += entry->key >= TABLES_FIRST_EXPIRY_KEY;
+            unfinished += entry->key < TABLES_FIRST_EXPIRY_KEY;
             continue;
         }
         assert_int_equal(tables_read_value(&world->tables, txn, entry->key, entry->kind, entry->size, out),
@@ -440,12 +441,12 @@ static void assert_state(struct world *world)
 {
     struct store_facts facts;
     struct tables_state state;
-    struct store_error error;
+    struct failure error;
 
     assert_true(tables_read_facts(&world->tables, &facts, &state, &error));
     assert_int_equal(state.next_number, world->state.next_number);
     assert_memory_equal(&state.mark, &world->state.mark, sizeof state.mark);
-    assert_int_equal(state.log_slots, 3);
+    assert_int_equal(state.wal_slots, 3);
 }
 
 /* ---- Applying ------------------------------------------------------------------------------------ */
@@ -604,9 +605,9 @@ enum harm { HARM_GONE, HARM_SHORT, HARM_BIT, HARM_KINDS };
 
 /* Returns the first byte of its rest that is not what it was; UINT32_MAX: all is. A byte that is missing is taken for a
  * zero, and may have been one. */
-static uint32_t harm(struct world *world, uint64_t life, enum harm what)
+static uint32_t harm(struct world *world, uint64_t generation, enum harm what)
 {
-    MDB_val key = {sizeof life, &life}, value;
+    MDB_val key = {sizeof generation, &generation}, value;
     uint8_t record[RECORD_BYTES_MAX];
     uint32_t byte = 0;
     MDB_txn *txn;
@@ -637,7 +638,7 @@ static uint32_t harm(struct world *world, uint64_t life, enum harm what)
 /* What reading an operation's record says. A good one is the one that was appended. */
 static enum record_check read_back(struct world *world, const struct operation *operation, struct record *record)
 {
-    uint64_t number = operation->finished ? operation->place : operation->life;
+    uint64_t number = operation->finished ? operation->expiry_key : operation->generation;
     MDB_val key = {sizeof number, &number}, value;
     MDB_txn *txn;
 
@@ -649,7 +650,7 @@ static enum record_check read_back(struct world *world, const struct operation *
     if (check == RECORD_GOOD)
         assert_true(bytes_equal(data, bytes_of(operation->encoded, operation->encoded_bytes)));
     assert_int_equal(record->hash, operation->record.hash);
-    assert_int_equal(record->life, operation->life);
+    assert_int_equal(record->generation, operation->generation);
     assert_int_equal(record->state, operation->record.state);
     assert_int_equal(record->expires_ms, operation->finished ? operation->record.expires_ms : 0);
     mdb_txn_abort(txn);
@@ -688,7 +689,7 @@ static void lose_one(struct world *world, enum harm what, uint32_t puts, bool en
         grant(world);
     apply_all(world);
     struct operation *hurt = &world->operations[1];
-    const uint32_t byte = harm(world, hurt->life, what);
+    const uint32_t byte = harm(world, hurt->generation, what);
     for (uint32_t i = 0; i < puts; i++) {
         put(world, hurt, false, false);
         const uint32_t shares = shared_by_newest(world);
@@ -822,7 +823,7 @@ static void slices(void **state)
         assert_int_equal(try_apply(world, 0, 1800000000 + MANY), 0);
         assert_true(world->swept_count <= APPLY_SWEPT_MAX);
         for (uint32_t i = 0; i < world->swept_count; i++)
-            assert_true(i == 0 || world->swept[i].place > world->swept[i - 1].place);
+            assert_true(i == 0 || world->swept[i].expiry_key > world->swept[i - 1].expiry_key);
         swept += world->swept_count;
         assert_int_equal(tables_look(&world->tables, &used, &first), 0);
     }

@@ -81,7 +81,7 @@ static void put_difference(struct text *text, uint64_t number, uint64_t *last)
 
 /* The numbers that the next change of a batch is written against. */
 struct before {
-    uint64_t place, expires_ms;
+    uint64_t expiry_key, expires_ms;
 };
 
 static uint64_t number_at(const uint8_t *data, unsigned bytes)
@@ -120,7 +120,7 @@ static void put_record(struct text *text, const struct store_change *change, str
     if (change->kind == STORE_FINISH)
         put_difference(text, number_at(head + 20, 6), &before->expires_ms);
     put_number(text, number_at(head + 8, 8), 8);
-    if (change->number != change->life)
+    if (change->number != change->generation)
         put_varint(text, shared);
     if (shared > 0)
         put_number(text, number_at(head + 4, 4), 4);
@@ -129,18 +129,18 @@ static void put_record(struct text *text, const struct store_change *change, str
 
 static void put_change(struct text *text, const struct store_change *change, struct before *before)
 {
-    const bool places = change->kind == STORE_FINISH || change->kind == STORE_REMOVE_FINISHED;
+    const bool expiry_keys = change->kind == STORE_FINISH || change->kind == STORE_REMOVE_FINISHED;
     const bool record = change->kind == STORE_FINISH || change->kind == STORE_PUT_UNFINISHED;
     unsigned given = 0;
 
     for (unsigned kind = 1; kind <= 4; kind++)
         given |= change->values[kind].data ? 1u << (kind - 1) : 0;
-    put_u8(text, (unsigned)change->kind | given << 3 | (change->life ? 0 : 0x80));
-    if (change->life)
-        put_varint(text, change->number - change->life);
-    if (places) {
-        put_difference(text, change->place, &before->place);
-        put_varint(text, change->body_place);
+    put_u8(text, (unsigned)change->kind | given << 3 | (change->generation ? 0 : 0x80));
+    if (change->generation)
+        put_varint(text, change->number - change->generation);
+    if (expiry_keys) {
+        put_difference(text, change->expiry_key, &before->expiry_key);
+        put_varint(text, change->body_expiry_key);
     }
     if (record)
         put_record(text, change, before);
@@ -211,22 +211,22 @@ static int make_pools(void **state)
 
 /* A kind, a set of values (bit 0 is kind 1), the size of the values and of the record, with a life or without. A record
  * has one; where it is not its first change it may have a base. */
-static struct store_change make_change(enum store_change_kind kind, unsigned given, uint32_t size, bool life,
+static struct store_change make_change(enum store_change_kind kind, unsigned given, uint32_t size, bool generation,
                                        uint64_t number)
 {
     const bool record = kind == STORE_FINISH || kind == STORE_PUT_UNFINISHED, done = kind == STORE_FINISH;
     const uint32_t most = size < RECORD_BYTES - 34 ? size : RECORD_BYTES - 34;
     struct store_change change = {.kind = kind, .number = number};
 
-    if (life || record)
-        change.life = number - size;
+    if (generation || record)
+        change.generation = number - size;
     if (kind == STORE_FINISH || kind == STORE_REMOVE_FINISHED) {
-        change.place = UINT64_C(0xfedcba9876543210) >> size % 40;
-        change.body_place = size % 2 ? 0 : change.place - 1;
+        change.expiry_key = UINT64_C(0xfedcba9876543210) >> size % 40;
+        change.body_expiry_key = size % 2 ? 0 : change.expiry_key - 1;
     }
     if (record)
         change.record = bytes_of(records[done], 34 + most);
-    if (record && change.life != number && (size + given) % 4)
+    if (record && change.generation != number && (size + given) % 4)
         change.base = bytes_of(bases[done][(size + given) % BASES], given % 3 ? RECORD_BYTES : 34 + most / 2);
     for (unsigned i = 1; i <= 4; i++)
         if (given >> (i - 1) & 1)
@@ -252,7 +252,7 @@ static struct batch make_batch(const struct store_change *changes, uint32_t coun
 
 static void assert_record(const struct batch_change *read, const struct store_change *change)
 {
-    const struct record_part *part = &read->record;
+    const struct record_delta *part = &read->record;
     const uint8_t *head = change->record.data;
 
     assert_null(read->is.record.data);
@@ -279,9 +279,9 @@ static void assert_reads(const uint8_t *data, const struct store_change *changes
         const struct store_change *change = &read.is;
         assert_int_equal(change->kind, changes[i].kind);
         assert_int_equal(change->number, changes[i].number);
-        assert_int_equal(change->life, changes[i].life);
-        assert_int_equal(change->place, changes[i].place);
-        assert_int_equal(change->body_place, changes[i].body_place);
+        assert_int_equal(change->generation, changes[i].generation);
+        assert_int_equal(change->expiry_key, changes[i].expiry_key);
+        assert_int_equal(change->body_expiry_key, changes[i].body_expiry_key);
         assert_record(&read, &changes[i]);
         for (int kind = 1; kind < BLOB_KINDS; kind++) {
             assert_int_equal(change->values[kind].data == NULL, changes[i].values[kind].data == NULL);
@@ -335,9 +335,9 @@ static void every_change(void **state)
     for (size_t kind = 0; kind < sizeof KINDS / sizeof KINDS[0]; kind++)
         for (unsigned given = 0; given < 16; given++)
             for (size_t size = 0; size < sizeof SIZES / sizeof SIZES[0]; size++)
-                for (int life = 0; life < 2; life++) {
+                for (int generation = 0; generation < 2; generation++) {
                     const struct store_change change =
-                        make_change(KINDS[kind], given, SIZES[size], life, UINT64_C(1700000000) << 20 | 77);
+                        make_change(KINDS[kind], given, SIZES[size], generation, UINT64_C(1700000000) << 20 | 77);
                     assert_format(&change, 1, size + 1, size * BATCH_ALIGN_BYTES);
                 }
 }
@@ -351,8 +351,8 @@ static void batches_of_many(void **state)
     (void)state;
     for (size_t kind = 0; kind < sizeof KINDS / sizeof KINDS[0]; kind++)
         for (unsigned given = 0; given < 16; given++)
-            for (int life = 0; life < 2; life++, count++)
-                changes[count] = make_change(KINDS[kind], given, given * 3, life, 1000 + count);
+            for (int generation = 0; generation < 2; generation++, count++)
+                changes[count] = make_change(KINDS[kind], given, given * 3, generation, 1000 + count);
     for (uint32_t i = 1; i <= count; i++)
         assert_format(changes, i, UINT64_MAX, UINT64_C(1) << 62);
     for (uint32_t size = 3900; size < 4100; size++) {
@@ -435,7 +435,7 @@ static void other_versions(void **state)
 }
 
 /* Signed again for another place, as the log does with each batch. */
-static void places(void **state)
+static void expiry_keys(void **state)
 {
     struct store_change changes[3];
     struct batch batch = small_batch(changes);
@@ -575,7 +575,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_change),   cmocka_unit_test(batches_of_many), cmocka_unit_test(damage),
-        cmocka_unit_test(other_versions), cmocka_unit_test(places),          cmocka_unit_test(cut_and_signed_again),
+        cmocka_unit_test(other_versions), cmocka_unit_test(expiry_keys),     cmocka_unit_test(cut_and_signed_again),
         cmocka_unit_test(garbage_signed),
     };
 

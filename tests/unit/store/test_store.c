@@ -21,7 +21,7 @@
 
 #include "daemon/store/batch.h"
 #include "daemon/store/check.h"
-#include "daemon/store/log.h"
+#include "daemon/store/wal.h"
 #include "daemon/base/memory.h"
 #include "daemon/store/slot.h"
 #include "daemon/store/tables.h"
@@ -81,7 +81,7 @@ static void on_wake(void *context)
     assert_int_equal(write(world->wake[1], "w", 1), 1);
 }
 
-static struct store *try_open(struct world *world, uint64_t quota_bytes, struct store_error *error)
+static struct store *try_open(struct world *world, uint64_t quota_bytes, struct failure *error)
 {
     const struct store_options options = {.directory = world->data,
                                           .quota_bytes = quota_bytes,
@@ -96,7 +96,7 @@ static struct store *try_open(struct world *world, uint64_t quota_bytes, struct 
 
 static void reopen(struct world *world)
 {
-    struct store_error error;
+    struct failure error;
 
     store_close(world->store);
     world->store = try_open(world, UINT64_C(1) << 33, &error);
@@ -237,7 +237,7 @@ static struct record some_record(struct store *store, const char *key)
     return (struct record){.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of(key, (uint32_t)strlen(key))},
                            .hash = 77,
                            .state = RECORD_RUNNING,
-                           .life = number,
+                           .generation = number,
                            .fence = number,
                            .revision = number,
                            .attempt = 1,
@@ -246,15 +246,15 @@ static struct record some_record(struct store *store, const char *key)
 }
 
 /* `base`: the record that the operation had before, or NULL. */
-static void append_on(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
-                      const struct bytes values[BLOB_KINDS], const struct record *base)
+static void append_on(struct store *store, enum store_change_kind kind, const struct record *record,
+                      uint64_t expiry_key, const struct bytes values[BLOB_KINDS], const struct record *base)
 {
     uint8_t encoded[RECORD_BYTES_MAX], encoded_base[RECORD_BYTES_MAX];
     struct store_change change = {.kind = kind,
                                   .number = store_next_number(store),
-                                  .life = record->life,
-                                  .place = place,
-                                  .body_place = record->body_place};
+                                  .generation = record->generation,
+                                  .expiry_key = expiry_key,
+                                  .body_expiry_key = record->body_expiry_key};
     struct slice slices[BLOB_KINDS] = {{0}};
 
     if (kind == STORE_PUT_UNFINISHED || kind == STORE_FINISH)
@@ -269,10 +269,10 @@ static void append_on(struct store *store, enum store_change_kind kind, const st
             assert_true(bytes_equal(slice_bytes(slices[i]), change.values[i]));
 }
 
-static void append(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t place,
+static void append(struct store *store, enum store_change_kind kind, const struct record *record, uint64_t expiry_key,
                    const struct bytes values[BLOB_KINDS])
 {
-    append_on(store, kind, record, place, values, NULL);
+    append_on(store, kind, record, expiry_key, values, NULL);
 }
 
 static struct record finished(const struct record *record, struct store *store, uint64_t expires_ms)
@@ -290,39 +290,39 @@ static struct record finished(const struct record *record, struct store *store, 
 
 struct seen {
     uint32_t unfinished, finished;
-    uint64_t life, place;
+    uint64_t generation, expiry_key;
 };
 
-static void on_unfinished(void *context, uint64_t life, struct bytes record)
+static void on_unfinished(void *context, uint64_t generation, struct bytes record)
 {
     struct seen *seen = context;
     struct record read;
 
     assert_int_equal(record_decode(record, &read), RECORD_GOOD);
     seen->unfinished++;
-    seen->life = life;
+    seen->generation = generation;
 }
 
-static void on_any_unfinished(void *context, uint64_t life, struct bytes record)
+static void on_any_unfinished(void *context, uint64_t generation, struct bytes record)
 {
     struct seen *seen = context;
 
     assert_true(record.size > 0);
     seen->unfinished++;
-    seen->life = life;
+    seen->generation = generation;
 }
 
-static void on_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
+static void on_finished(void *context, uint64_t expiry_key, const struct record *head, uint32_t record_bytes)
 {
     struct seen *seen = context;
 
     (void)record_bytes;
     assert_int_equal(head->hash, 77);
     seen->finished++;
-    seen->place = place;
+    seen->expiry_key = expiry_key;
 }
 
-static bool load(struct world *world, struct seen *seen, struct store_error *error)
+static bool load(struct world *world, struct seen *seen, struct failure *error)
 {
     const struct store_visitor visitor = {on_unfinished, on_finished, seen};
 
@@ -333,7 +333,7 @@ static bool load(struct world *world, struct seen *seen, struct store_error *err
 static struct seen look(struct world *world)
 {
     struct seen seen;
-    struct store_error error;
+    struct failure error;
 
     assert_true(load(world, &seen, &error));
     return seen;
@@ -354,7 +354,7 @@ static void a_new_store(void **state)
     assert_int_equal(before.store_id, after.store_id);
     assert_memory_equal(before.secret, after.secret, sizeof before.secret);
     assert_int_equal(store_next_number(world->store), next);
-    assert_int_equal(store_first_place(world->store), 0);
+    assert_int_equal(store_first_expiry_key(world->store), 0);
 }
 
 static void values_of_every_size(void **state)
@@ -373,10 +373,11 @@ static void values_of_every_size(void **state)
         append(world->store, STORE_PUT_UNFINISHED, &record, 0, values);
         commit(world);
         for (int round = 0; round < 2; round++) {
-            assert_int_equal(store_read_value(world->store, record.life, BLOB_INPUT, sizes[i], read), STORE_FOUND);
+            assert_int_equal(store_read_value(world->store, record.generation, BLOB_INPUT, sizes[i], read),
+                             STORE_FOUND);
             assert_memory_equal(data, read, sizes[i]);
             /* What is longer than was stored is not there whole. */
-            assert_int_not_equal(store_read_value(world->store, record.life, BLOB_INPUT, sizes[i] + 1, more),
+            assert_int_not_equal(store_read_value(world->store, record.generation, BLOB_INPUT, sizes[i] + 1, more),
                                  STORE_FOUND);
             store_end_turn(world->store);
             if (round == 0)
@@ -389,7 +390,7 @@ static void values_of_every_size(void **state)
 }
 
 /* One operation's whole life, as records and values see it. */
-static void a_life(void **state)
+static void a_generation(void **state)
 {
     struct world *world = *state;
     struct record record = some_record(world->store, "k"), read;
@@ -412,70 +413,71 @@ static void a_life(void **state)
     append(world->store, STORE_PUT_UNFINISHED, &record, 0,
            (struct bytes[BLOB_KINDS]){[BLOB_CHECKPOINT] = bytes_of(large + 5, 10)});
     commit(world);
-    assert_int_equal(store_read_value(world->store, record.life, BLOB_CHECKPOINT, 10, out), STORE_FOUND);
+    assert_int_equal(store_read_value(world->store, record.generation, BLOB_CHECKPOINT, 10, out), STORE_FOUND);
     assert_memory_equal(out, large + 5, 10);
-    assert_int_not_equal(store_read_value(world->store, record.life, BLOB_CHECKPOINT, 50000, out), STORE_FOUND);
-    assert_int_equal(store_read_value(world->store, record.life, BLOB_INPUT, 50000, out), STORE_FOUND);
+    assert_int_not_equal(store_read_value(world->store, record.generation, BLOB_CHECKPOINT, 50000, out), STORE_FOUND);
+    assert_int_equal(store_read_value(world->store, record.generation, BLOB_INPUT, 50000, out), STORE_FOUND);
     store_end_turn(world->store);
 
     /* Finished: what was under the life goes. */
     struct record done = finished(&record, world->store, 1900000000000);
     done.body_field_bytes = 50000;
-    const uint64_t place = store_place(world->store, done.expires_ms, 86400000);
-    append(world->store, STORE_FINISH, &done, place, (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of(large, 50000)});
+    const uint64_t expiry_key = store_expiry_key(world->store, done.expires_ms, 86400000);
+    append(world->store, STORE_FINISH, &done, expiry_key,
+           (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of(large, 50000)});
     commit(world);
-    assert_int_equal(store_read_value(world->store, record.life, BLOB_INPUT, 50000, out), STORE_MISSING);
-    assert_int_equal(store_read_finished(world->store, place, &bytes), STORE_FOUND);
+    assert_int_equal(store_read_value(world->store, record.generation, BLOB_INPUT, 50000, out), STORE_MISSING);
+    assert_int_equal(store_read_finished(world->store, expiry_key, &bytes), STORE_FOUND);
     assert_int_equal(record_decode(bytes, &read), RECORD_GOOD);
     assert_int_equal(read.revision, done.revision);
-    assert_int_equal(store_read_value(world->store, place, BLOB_BODY, 50000, out), STORE_FOUND);
+    assert_int_equal(store_read_value(world->store, expiry_key, BLOB_BODY, 50000, out), STORE_FOUND);
     store_end_turn(world->store);
     assert_int_equal(look(world).unfinished, 0);
-    assert_int_equal(look(world).place, place);
-    assert_int_equal(store_first_place(world->store), place);
+    assert_int_equal(look(world).expiry_key, expiry_key);
+    assert_int_equal(store_first_expiry_key(world->store), expiry_key);
 
-    append(world->store, STORE_REMOVE_FINISHED, &done, place, NULL);
+    append(world->store, STORE_REMOVE_FINISHED, &done, expiry_key, NULL);
     commit(world);
-    assert_int_equal(store_read_finished(world->store, place, &bytes), STORE_MISSING);
-    assert_int_equal(store_read_value(world->store, place, BLOB_BODY, 50000, out), STORE_MISSING);
+    assert_int_equal(store_read_finished(world->store, expiry_key, &bytes), STORE_MISSING);
+    assert_int_equal(store_read_value(world->store, expiry_key, BLOB_BODY, 50000, out), STORE_MISSING);
     store_end_turn(world->store);
-    assert_int_equal(store_first_place(world->store), 0);
+    assert_int_equal(store_first_expiry_key(world->store), 0);
     mem_free(large);
     mem_free(out);
 }
 
-static void places(void **state)
+static void expiry_keys(void **state)
 {
     struct world *world = *state;
     struct record record = some_record(world->store, "k");
     const uint64_t expires_ms = 1900000000001;
-    uint64_t place = store_place(world->store, expires_ms, 86400000), other;
+    uint64_t expiry_key = store_expiry_key(world->store, expires_ms, 86400000), other;
 
     /* Rounded up to a multiple of 8,192 s, the largest power of two not above an eighth of a day. */
-    assert_int_equal(store_place_seconds(place) % 8192, 0);
-    assert_true(store_place_seconds(place) * 1000 >= expires_ms);
-    assert_true(store_place_seconds(place) * 1000 < expires_ms + 8192 * 1000);
-    assert_int_equal(store_place_seconds(store_place(world->store, 1900000000000, 1000)), 1900000000);
-    assert_int_equal(store_place_seconds(store_place(world->store, 1900000000001, 1000)), 1900000001);
-    other = store_place(world->store, expires_ms, 86400000);
-    assert_int_equal(other, place + 1);
+    assert_int_equal(expiry_key_seconds(expiry_key) % 8192, 0);
+    assert_true(expiry_key_seconds(expiry_key) * 1000 >= expires_ms);
+    assert_true(expiry_key_seconds(expiry_key) * 1000 < expires_ms + 8192 * 1000);
+    assert_int_equal(expiry_key_seconds(store_expiry_key(world->store, 1900000000000, 1000)), 1900000000);
+    assert_int_equal(expiry_key_seconds(store_expiry_key(world->store, 1900000000001, 1000)), 1900000001);
+    other = store_expiry_key(world->store, expires_ms, 86400000);
+    assert_int_equal(other, expiry_key + 1);
 
     /* After a start the count goes on behind what is there, be it a record or a body's own place. */
     struct record done = finished(&record, world->store, expires_ms);
     append(world->store, STORE_FINISH, &done, other, NULL);
     commit(world);
     reopen(world);
-    place = store_place(world->store, expires_ms, 86400000);
-    assert_int_equal(place, other + 1);
+    expiry_key = store_expiry_key(world->store, expires_ms, 86400000);
+    assert_int_equal(expiry_key, other + 1);
     record = some_record(world->store, "k2");
     done = finished(&record, world->store, UINT64_C(1990000000000));
     done.body_field_bytes = 5;
-    done.body_place = place;
-    append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000),
+    done.body_expiry_key = expiry_key;
+    append(world->store, STORE_FINISH, &done, store_expiry_key(world->store, done.expires_ms, 1000),
            (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of("hello", 5)});
     commit(world);
     reopen(world);
-    assert_int_equal(store_place(world->store, expires_ms, 86400000), place + 1);
+    assert_int_equal(store_expiry_key(world->store, expires_ms, 86400000), expiry_key + 1);
 }
 
 static void sweeping(void **state)
@@ -484,26 +486,26 @@ static void sweeping(void **state)
     struct world *world = *state;
     uint8_t *body = pattern(9000, 1), *out = mem_alloc(9000);
     uint32_t swept = 0, slices = 0;
-    uint64_t kept_place = 0, body_place = 0;
+    uint64_t kept_expiry_key = 0, body_expiry_key = 0;
     struct store_event event;
 
     for (uint32_t i = 0; i < SWEPT; i++) {
         struct record record = some_record(world->store, "k");
         struct record done = finished(&record, world->store, 1800000000000 + i);
-        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+        append(world->store, STORE_FINISH, &done, store_expiry_key(world->store, done.expires_ms, 1000), NULL);
     }
     /* This one stays, and its body goes before it. */
     struct record record = some_record(world->store, "kept");
     struct record done = finished(&record, world->store, 1900000000000);
-    body_place = done.body_place = store_place(world->store, 1800000003000, 1000);
+    body_expiry_key = done.body_expiry_key = store_expiry_key(world->store, 1800000003000, 1000);
     done.body_field_bytes = 9000;
-    kept_place = store_place(world->store, done.expires_ms, 1000);
-    append(world->store, STORE_FINISH, &done, kept_place,
+    kept_expiry_key = store_expiry_key(world->store, done.expires_ms, 1000);
+    append(world->store, STORE_FINISH, &done, kept_expiry_key,
            (struct bytes[BLOB_KINDS]){[BLOB_BODY] = bytes_of(body, 9000)});
     commit(world);
-    assert_int_equal(store_read_value(world->store, body_place, BLOB_BODY, 9000, out), STORE_FOUND);
+    assert_int_equal(store_read_value(world->store, body_expiry_key, BLOB_BODY, 9000, out), STORE_FOUND);
     store_end_turn(world->store);
-    assert_int_equal(store_place_seconds(store_first_place(world->store)), 1800000000);
+    assert_int_equal(expiry_key_seconds(store_first_expiry_key(world->store)), 1800000000);
 
     event = apply(world, 1799999999);
     assert_int_equal(event.swept_count, 0);
@@ -514,12 +516,12 @@ static void sweeping(void **state)
         swept += event.swept_count;
         slices++;
         assert_true(slices < 20);
-    } while (store_place_seconds(store_first_place(world->store)) <= 1800000010);
+    } while (expiry_key_seconds(store_first_expiry_key(world->store)) <= 1800000010);
     assert_int_equal(swept, SWEPT);
     assert_true(slices > 1);
-    assert_int_equal(store_read_value(world->store, body_place, BLOB_BODY, 9000, out), STORE_MISSING);
+    assert_int_equal(store_read_value(world->store, body_expiry_key, BLOB_BODY, 9000, out), STORE_MISSING);
     store_end_turn(world->store);
-    assert_int_equal(store_first_place(world->store), kept_place);
+    assert_int_equal(store_first_expiry_key(world->store), kept_expiry_key);
     assert_int_equal(look(world).finished, 1);
     mem_free(body);
     mem_free(out);
@@ -534,7 +536,7 @@ static void sweeping_is_spread(void **state)
     for (uint32_t i = 0; i < 4 * SLICE; i++) {
         struct record record = some_record(world->store, "k");
         struct record done = finished(&record, world->store, 1800000000000);
-        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+        append(world->store, STORE_FINISH, &done, store_expiry_key(world->store, done.expires_ms, 1000), NULL);
     }
     commit(world);
     const uint64_t now_ms = world->boot_ms + 1000;
@@ -548,11 +550,11 @@ static void sweeping_is_spread(void **state)
     assert_int_equal(wait_event(world).swept_count, SLICE);
 }
 
-static bool count_visits(void *context, uint64_t place, struct bytes record)
+static bool count_visits(void *context, uint64_t expiry_key, struct bytes record)
 {
     uint32_t *left = context;
 
-    (void)place, (void)record;
+    (void)expiry_key, (void)record;
     return (*left)-- > 0;
 }
 
@@ -565,7 +567,7 @@ static void listing(void **state)
     for (int i = 0; i < 10; i++) {
         struct record record = some_record(world->store, "k");
         struct record done = finished(&record, world->store, 1800000000000 + 1000 * (uint64_t)i);
-        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+        append(world->store, STORE_FINISH, &done, store_expiry_key(world->store, done.expires_ms, 1000), NULL);
     }
     commit(world);
     do {
@@ -577,14 +579,14 @@ static void listing(void **state)
     left = 100;
     first = store_list_finished(world->store, 0, 4, count_visits, &left);
     assert_int_equal(left, 96);
-    assert_int_equal(store_place_seconds(first), 1800000004);
+    assert_int_equal(expiry_key_seconds(first), 1800000004);
     store_end_turn(world->store);
 }
 
 static void quota(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     store_close(world->store);
     world->store = try_open(world, 64 << 20, &error);
@@ -599,7 +601,7 @@ static void quota(void **state)
 static void who_may_open(void **state)
 {
     struct world *world = *state;
-    struct store_error error = {0};
+    struct failure error = {0};
     char path[160];
 
     assert_null(try_open(world, 1 << 30, &error));
@@ -665,7 +667,7 @@ static void killed(void **state)
         reopen(world);
         assert_true(store_durable_number(world->store) >= durable);
         assert_true(store_next_number(world->store) > durable);
-        assert_true(look(world).life >= durable);
+        assert_true(look(world).generation >= durable);
     }
 }
 
@@ -683,7 +685,7 @@ static void fences_do_not_come_back_after_a_loss(void **state)
     world->store = NULL;
     snprintf(path, sizeof path, "%s/store/log.0", world->data);
     assert_int_equal(remove(path), 0);
-    struct store_error error;
+    struct failure error;
     assert_null(try_open(world, UINT64_C(1) << 33, &error));
     assert_int_equal(error.exit_code, 65);
     world->accept_loss = true;
@@ -822,7 +824,7 @@ static void nothing_it_says_of_itself_is_taken_damaged(void **state)
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         uint32_t bytes = 1;
         for (uint32_t offset = 0; offset < bytes; offset++) {
-            struct store_error error = {0};
+            struct failure error = {0};
             bytes = flip_in_node(&file, names[i], offset);
             assert_true(bytes >= 4);
             world->store = try_open(world, 1 << 30, &error);
@@ -844,7 +846,7 @@ static void copy_unfinished(struct world *world, uint64_t from, uint64_t to)
 {
     struct store_facts facts;
     struct tables_state state;
-    struct store_error error;
+    struct failure error;
     struct tables tables;
     uint8_t record[RECORD_BYTES_MAX];
     MDB_val key = {sizeof from, &from}, value;
@@ -871,14 +873,14 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
 {
     struct world *world = *state;
     struct record record = some_record(world->store, "early"), done = finished(&record, world->store, 1900000000001);
-    struct store_error error = {0};
+    struct failure error = {0};
     struct seen seen;
     FILE *out = tmpfile();
 
     append(world->store, STORE_FINISH, &done, UINT64_C(1900000001) << 30, NULL);
     commit(world);
     assert_int_equal(look(world).finished, 1);
-    done.life = done.fence = done.revision = store_next_number(world->store);
+    done.generation = done.fence = done.revision = store_next_number(world->store);
     append(world->store, STORE_FINISH, &done, UINT64_C(1900000000) << 30, NULL);
     commit(world);
     assert_false(load(world, &seen, &error));
@@ -886,7 +888,7 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     assert_non_null(strstr(error.message, "finished"));
     world->accept_loss = true;
     reopen(world);
-    assert_int_equal(look(world).place, UINT64_C(1900000001) << 30);
+    assert_int_equal(look(world).expiry_key, UINT64_C(1900000001) << 30);
     assert_int_equal(look(world).finished, 1);
     append(world->store, STORE_REMOVE_FINISHED, &done, UINT64_C(1900000000) << 30, NULL);
     commit(world);
@@ -897,7 +899,7 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     record = some_record(world->store, "another's");
     append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
     commit(world);
-    copy_unfinished(world, record.life, record.life + 1);
+    copy_unfinished(world, record.generation, record.generation + 1);
     reopen(world);
     assert_false(load(world, &seen, &error));
     assert_int_equal(error.exit_code, 65);
@@ -909,13 +911,13 @@ static void what_lies_at_a_wrong_place_is_damage(void **state)
     world->accept_loss = true;
     reopen(world);
     assert_int_equal(look(world).unfinished, 1);
-    assert_int_equal(look(world).life, record.life);
+    assert_int_equal(look(world).generation, record.generation);
 }
 
 static void a_new_store_needs_a_clock_that_is_set(void **state)
 {
     struct world *world = *state;
-    struct store_error error = {0};
+    struct failure error = {0};
 
     /* One that is there goes on: its own clock never goes back. */
     wall_ms_instead = CLOCK_UNSET_BEFORE_MS - 1;
@@ -998,7 +1000,7 @@ static void no_commit_is_passed_for_the_last(void **state)
         struct file file = read_file(world);
         for (int at = 0; at < 2 * 8; at++)
             for (int bit = 0; bit < 8; bit++) {
-                struct store_error error = {0};
+                struct failure error = {0};
                 uint8_t *byte = file.data + at / 8 * 4096 + META_LAST_COMMIT_AT + at % 8;
                 *byte ^= (uint8_t)(1 << bit);
                 write_file(&file);
@@ -1066,7 +1068,7 @@ static void a_start_commits_twice(void **state)
 static void no_earlier_state_is_passed_for_the_last(void **state)
 {
     struct world *world = *state;
-    struct store_error error = {0};
+    struct failure error = {0};
 
     for (int i = 0; i < 3; i++) {
         struct record record = some_record(world->store, "k");
@@ -1094,7 +1096,7 @@ static void a_file_above_the_map_has_room(void **state)
     const uint64_t last_page = (UINT64_C(20) << 30) / 4096 - 1;
     struct world *world = *state;
     struct file file = read_file(world);
-    struct store_error error;
+    struct failure error;
 
     for (int i = 0; i < 2; i++)
         memcpy(file.data + i * 4096 + LAST_PAGE_AT, &last_page, sizeof last_page);
@@ -1199,7 +1201,7 @@ static int opens(struct world *world)
     int status = 0;
 
     if (child == 0) {
-        struct store_error error = {0};
+        struct failure error = {0};
         world->store = try_open(world, UINT64_C(1) << 33, &error);
         fprintf(stderr, "%s\n", error.message);
         if (!world->store)
@@ -1208,9 +1210,9 @@ static int opens(struct world *world)
         const struct store_visitor visitor = {on_any_unfinished, on_finished, &seen};
         if (!store_load(world->store, &visitor, &error))
             _exit(error.exit_code);
-        for (uint64_t place = world->base; place < world->base + 64; place++) {
+        for (uint64_t expiry_key = world->base; expiry_key < world->base + 64; expiry_key++) {
             uint8_t value[4000];
-            store_read_value(world->store, place, BLOB_INPUT, sizeof value, value);
+            store_read_value(world->store, expiry_key, BLOB_INPUT, sizeof value, value);
         }
         _exit(0);
     }
@@ -1291,7 +1293,7 @@ static void applied_in_parts(void **state)
     }
     for (uint64_t n = 0; n < LIVES; n++) {
         struct record record = some_record(world->store, "k");
-        record.life = record.fence = first + n;
+        record.generation = record.fence = first + n;
         data[0] = (uint8_t)n;
         append(world->store, STORE_PUT_UNFINISHED, &record, 0,
                (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, SIZE)});
@@ -1330,7 +1332,7 @@ static void a_store_without_its_file_is_refused(void **state)
 {
     struct world *world = *state;
     struct file file = read_file(world);
-    struct store_error error = {0};
+    struct failure error = {0};
 
     assert_int_equal(truncate(file.path, 0), 0);
     assert_null(try_open(world, 1 << 30, &error));
@@ -1354,7 +1356,7 @@ static struct file many_finished(struct world *world)
     for (uint64_t i = 0; i < MANY; i++) {
         struct record record = some_record(world->store, "k");
         struct record done = finished(&record, world->store, 1800000000000);
-        append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+        append(world->store, STORE_FINISH, &done, store_expiry_key(world->store, done.expires_ms, 1000), NULL);
     }
     commit(world);
     return read_file(world);
@@ -1363,14 +1365,15 @@ static struct file many_finished(struct world *world)
 /* The leaf that holds the finished record of this count. */
 static uint8_t *leaf_of(const struct file *file, uint64_t count)
 {
-    const uint64_t place = UINT64_C(1800000000) << 30 | count;
+    const uint64_t expiry_key = UINT64_C(1800000000) << 30 | count;
 
     for (size_t at = 0; at < file->size; at += PAGE) {
         uint8_t *page = file->data + at;
         if (page[PAGE_FLAGS_AT] != LEAF)
             continue;
-        for (size_t i = 8; i + sizeof place <= PAGE; i++)
-            if (page[i - 2] == sizeof place && page[i - 1] == 0 && memcmp(page + i, &place, sizeof place) == 0)
+        for (size_t i = 8; i + sizeof expiry_key <= PAGE; i++)
+            if (page[i - 2] == sizeof expiry_key && page[i - 1] == 0 &&
+                memcmp(page + i, &expiry_key, sizeof expiry_key) == 0)
                 return page;
     }
     fail_msg("no leaf");
@@ -1431,7 +1434,7 @@ static bool loads(struct world *world)
     int status = 0;
 
     if (child == 0) {
-        struct store_error error;
+        struct failure error;
         struct seen seen;
         FILE *sink = freopen("/dev/null", "w", stderr);
         crash_alone();
@@ -1501,7 +1504,7 @@ static void checking_finds_every_bad_page(void **state)
 /* Writes another format's version where the store says its own. */
 static void set_format(struct world *world, uint32_t format)
 {
-    struct store_error error;
+    struct failure error;
     struct tables_state state;
     struct store_facts facts;
     struct tables tables;
@@ -1527,7 +1530,7 @@ static void set_format(struct world *world, uint32_t format)
 static void another_versions_format_is_named(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     store_close(world->store);
     set_format(world, 77);
@@ -1542,7 +1545,7 @@ static void another_versions_format_is_named(void **state)
 static void address_space_that_cannot_be_had_is_named(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
     struct rlimit before, limit;
     unsigned long long pages;
     FILE *statm = fopen("/proc/self/statm", "re");
@@ -1584,27 +1587,27 @@ static void a_table_with_a_bad_end_is_refused(void **state)
 }
 
 /* The sum of all that was loaded: what is absent or is another makes it another. */
-static void sum_unfinished(void *context, uint64_t life, struct bytes record)
+static void sum_unfinished(void *context, uint64_t generation, struct bytes record)
 {
     uint64_t *sum = context;
 
     (void)record;
-    *sum += life * UINT64_C(0x9e3779b97f4a7c15);
+    *sum += generation * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-static void sum_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
+static void sum_finished(void *context, uint64_t expiry_key, const struct record *head, uint32_t record_bytes)
 {
     uint64_t *sum = context;
 
-    (void)record_bytes, (void)place; /* at another one than it was put at, but not before its end, it is there */
-    *sum += (head->life ^ head->expires_ms << 20) * UINT64_C(0xd1342543de82ef95);
+    (void)record_bytes, (void)expiry_key; /* at another one than it was put at, but not before its end, it is there */
+    *sum += (head->generation ^ head->expires_ms << 20) * UINT64_C(0xd1342543de82ef95);
 }
 
 static uint64_t sum_of(struct world *world)
 {
     uint64_t sum = 0;
     const struct store_visitor visitor = {sum_unfinished, sum_finished, &sum};
-    struct store_error error;
+    struct failure error;
 
     world->store = try_open(world, 1 << 30, &error);
     return world->store && store_load(world->store, &visitor, &error) ? sum : 0;
@@ -1641,8 +1644,8 @@ static struct file file_of_many_commits(struct world *world)
         append(world->store, STORE_PUT_UNFINISHED, &record, 0, NULL);
         for (uint64_t j = 0; j < 5; j++) {
             struct record done = finished(&record, world->store, 1800000000000 + i * j * 1000);
-            done.life = done.fence = done.revision;
-            append(world->store, STORE_FINISH, &done, store_place(world->store, done.expires_ms, 1000), NULL);
+            done.generation = done.fence = done.revision;
+            append(world->store, STORE_FINISH, &done, store_expiry_key(world->store, done.expires_ms, 1000), NULL);
         }
         commit(world);
     }
@@ -1688,59 +1691,59 @@ static uint32_t work_size(uint64_t number)
     return (uint32_t)(number * 2654435761u % SIZE_MAX_OF_WORK) + 1;
 }
 
-static uint64_t work_place(const struct world *world, uint64_t number)
+static uint64_t work_expiry_key(const struct world *world, uint64_t number)
 {
     return UINT64_C(1900000000) << 30 | (number - world->base);
 }
 
-static struct record work_record(uint64_t life, uint64_t number)
+static struct record work_record(uint64_t generation, uint64_t number)
 {
     return (struct record){.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of("k", 1)},
                            .hash = 77,
                            .state = RECORD_RUNNING,
-                           .life = life,
-                           .fence = life,
+                           .generation = generation,
+                           .fence = generation,
                            .revision = number,
                            .attempt = 1,
                            .lease_ms = 1000,
-                           .begun_ms = life,
+                           .begun_ms = generation,
                            .operation = bytes_of("work", 4),
                            .owner = bytes_of("somebody", 8)};
 }
 
 /* What a turn's life has after its first change, or its second. */
-static struct record work_begun(uint64_t life, uint64_t number)
+static struct record work_begun(uint64_t generation, uint64_t number)
 {
-    struct record record = work_record(life, number);
+    struct record record = work_record(generation, number);
 
-    record.input_bytes = work_size(life);
-    if (number > life)
+    record.input_bytes = work_size(generation);
+    if (number > generation)
         record.checkpoint_bytes = work_size(number);
     return record;
 }
 
-static void work_begin(struct world *world, uint64_t life, uint64_t number)
+static void work_begin(struct world *world, uint64_t generation, uint64_t number)
 {
     const uint32_t size = work_size(number);
     uint8_t *data = pattern(size, (unsigned)number);
-    const struct record record = work_begun(life, number), before = work_begun(life, life);
+    const struct record record = work_begun(generation, number), before = work_begun(generation, generation);
     struct bytes values[BLOB_KINDS] = {{0}};
 
-    values[number == life ? BLOB_INPUT : BLOB_CHECKPOINT] = bytes_of(data, size);
-    append_on(world->store, STORE_PUT_UNFINISHED, &record, 0, values, number == life ? NULL : &before);
+    values[number == generation ? BLOB_INPUT : BLOB_CHECKPOINT] = bytes_of(data, size);
+    append_on(world->store, STORE_PUT_UNFINISHED, &record, 0, values, number == generation ? NULL : &before);
     mem_free(data);
 }
 
-static void work_finish(struct world *world, uint64_t life, uint64_t number)
+static void work_finish(struct world *world, uint64_t generation, uint64_t number)
 {
     const uint32_t size = work_size(number);
     uint8_t *data = pattern(size, (unsigned)number);
-    const struct record before = work_begun(life, number - 1);
+    const struct record before = work_begun(generation, number - 1);
     struct record done = finished(&before, world->store, 1900000000000);
     const struct bytes values[BLOB_KINDS] = {[BLOB_BODY] = bytes_of(data, size)};
 
     done.body_field_bytes = size;
-    append_on(world->store, STORE_FINISH, &done, work_place(world, number), values, &before);
+    append_on(world->store, STORE_FINISH, &done, work_expiry_key(world, number), values, &before);
     mem_free(data);
 }
 
@@ -1786,10 +1789,10 @@ static void assert_worked(struct world *world)
         struct record record;
         if (in_turn == 2) {
             done++;
-            assert_int_equal(store_read_finished(world->store, work_place(world, number), &bytes), STORE_FOUND);
+            assert_int_equal(store_read_finished(world->store, work_expiry_key(world, number), &bytes), STORE_FOUND);
             assert_int_equal(record_decode(bytes, &record), RECORD_GOOD);
             assert_int_equal(record.revision, number);
-            assert_value(world, work_place(world, number), BLOB_BODY, number);
+            assert_value(world, work_expiry_key(world, number), BLOB_BODY, number);
         } else if (in_turn < 2 && turn == (count - 1) / TURN && (count - 1) % TURN < 2) {
             unfinished += in_turn == 0;
             assert_value(world, number - in_turn, in_turn ? BLOB_CHECKPOINT : BLOB_INPUT, number);
@@ -1937,7 +1940,7 @@ static void applied_when_old(void **state)
     work_and_flush(world, 1);
     assert_int_equal(store_apply(world->store, 0, 6999), 7000);
     assert_false(store_applying(world->store));
-    assert_true(store_tail_bytes(world->store) > 0);
+    assert_true(store_backlog_bytes(world->store) > 0);
     store_apply(world->store, 0, 7000);
     assert_true(store_applying(world->store));
     /* What comes meanwhile is flushed, and is the next tail. */
@@ -1973,10 +1976,10 @@ static void applied_when_large(void **state)
         if (began && event.applied == event.durable)
             break;
         assert_true(flushed < LIMIT); /* until then it makes slots, nothing else */
-        assert_true(store_tail_bytes(world->store) >= flushed);
+        assert_true(store_backlog_bytes(world->store) >= flushed);
     }
     assert_true(flushed + 16 * PART > LIMIT);
-    assert_int_equal(store_tail_bytes(world->store), 0);
+    assert_int_equal(store_backlog_bytes(world->store), 0);
     mem_free(data);
 }
 
@@ -1985,7 +1988,7 @@ static void assert_in_tables(struct world *world, uint64_t next)
     struct tables tables;
     struct tables_state state;
     struct store_facts facts;
-    struct store_error error;
+    struct failure error;
     char path[128];
 
     snprintf(path, sizeof path, "%s/store", world->data);
@@ -2061,7 +2064,7 @@ static void flip_in_log(struct world *world, long byte)
 static void damage_in_the_log(void **state)
 {
     struct world *world = *state;
-    struct store_error error = {0};
+    struct failure error = {0};
     FILE *out = tmpfile();
 
     const uint64_t first = world->base = store_next_number(world->store);
@@ -2128,12 +2131,12 @@ static uint32_t damaged_of_work(struct world *world, uint64_t count)
         const uint64_t number = world->base + at;
         struct bytes bytes;
         struct record record;
-        if (store_read_finished(world->store, work_place(world, number), &bytes) != STORE_FOUND)
+        if (store_read_finished(world->store, work_expiry_key(world, number), &bytes) != STORE_FOUND)
             continue;
         const enum record_check check = record_decode(bytes, &record);
         assert_int_not_equal(check, RECORD_BAD_HEAD);
         assert_int_equal(record.hash, 77);
-        assert_int_equal(record.life, number - 2);
+        assert_int_equal(record.generation, number - 2);
         assert_int_equal(record.expires_ms, 1900000000000);
         damaged += check != RECORD_GOOD;
         if (check != RECORD_GOOD)
@@ -2159,7 +2162,7 @@ static void each_byte_of_what_others_count_on(void **state)
                                           .accept_loss = true,
                                           .wake = on_wake,
                                           .wake_context = world};
-    struct store_error error;
+    struct failure error;
     struct batch_header header;
     uint32_t damaged = 0, opened = 0;
     FILE *out = tmpfile();
@@ -2175,14 +2178,14 @@ static void each_byte_of_what_others_count_on(void **state)
         raise(SIGKILL);
     }
     waitpid(child, NULL, 0);
-    struct file tables = read_file(world), log = read_log(world);
+    struct file tables = read_file(world), wal = read_log(world);
     for (size_t offset = SLOT_FIRST_BATCH_AT, batch = 0; batch < BATCHES;
          batch++, offset += batch_padded_bytes(header.bytes)) {
-        batch_read_header(log.data + offset, &header);
-        assert_true(offset + header.bytes < log.size);
+        batch_read_header(wal.data + offset, &header);
+        assert_true(offset + header.bytes < wal.size);
         /* All of the header and of the first change, and something of each value behind it. */
         for (size_t at = 0; at < header.bytes; at += at < 200 ? 3 : 977) {
-            put_back(world, (struct file[2]){tables, log});
+            put_back(world, (struct file[2]){tables, wal});
             flip_in_log(world, (long)(offset + at));
             world->store = try_open(world, UINT64_C(1) << 33, &error);
             assert_int_equal(world->store == NULL, batch < BATCHES - 1);
@@ -2207,7 +2210,7 @@ static void each_byte_of_what_others_count_on(void **state)
     }
     assert_true(damaged > 0 && opened > 100);
     mem_free(tables.data);
-    mem_free(log.data);
+    mem_free(wal.data);
     fclose(out);
     reopen(world);
 }
@@ -2220,23 +2223,23 @@ static void much_to_recover(void **state)
     const struct store_facts facts = *store_facts(world->store);
     const uint64_t first = store_next_number(world->store);
     uint8_t *data = pattern(SIZE, 9), *out = mem_alloc(SIZE);
-    struct store_error error = {0};
+    struct failure error = {0};
     char path[128];
 
     store_close(world->store);
     world->store = NULL;
     snprintf(path, sizeof path, "%s/store", world->data);
     const int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const struct log_options options = {.disk = &disk_system,
+    const struct wal_options options = {.disk = &disk_system,
                                         .directory = path,
                                         .folder = folder,
                                         .secret = facts.secret,
                                         .applied = first - 1,
                                         .slots = 1,
                                         .change_bytes_max = LIVES * (SIZE + BATCH_CHANGE_BYTES_MAX)};
-    struct log *log = log_open(&options, &error);
-    assert_non_null(log);
-    assert_int_equal(log_start(log), 0);
+    struct wal *wal = wal_open(&options, &error);
+    assert_non_null(wal);
+    assert_int_equal(wal_start(wal), 0);
     for (uint64_t n = 0; n < BATCHES; n++) {
         struct batch batch;
         batch_start(&batch, first + n * LIVES, NULL);
@@ -2244,19 +2247,19 @@ static void much_to_recover(void **state)
             uint8_t encoded[RECORD_BYTES_MAX];
             struct record record = work_record(batch.next, batch.next);
             record.input_bytes = SIZE;
-            struct store_change change = {.kind = STORE_PUT_UNFINISHED, .number = batch.next, .life = batch.next};
+            struct store_change change = {.kind = STORE_PUT_UNFINISHED, .number = batch.next, .generation = batch.next};
             change.record = bytes_of(encoded, record_encode(&record, encoded));
             change.values[BLOB_INPUT] = bytes_of(data, SIZE);
             batch_append(&batch, &change, NULL);
         }
         batch_seal(&batch, &facts.mark);
-        assert_int_equal(log_prepare(log), 0);
-        log_add_slot(log);
-        assert_true(log_has_room(log, batch.bytes->size));
-        assert_int_equal(log_append(log, batch.bytes->data), 0);
+        assert_int_equal(wal_prepare(wal), 0);
+        wal_add_slot(wal);
+        assert_true(wal_has_room(wal, batch.bytes->size));
+        assert_int_equal(wal_append(wal, batch.bytes->data), 0);
         blob_release(batch.bytes);
     }
-    log_close(log);
+    wal_close(wal);
     close(folder);
     for (unsigned i = 0; i < 6; i++) {
         const pid_t opener = fork();
@@ -2349,7 +2352,7 @@ static void what_was_written_over_is_missed(void **state)
     enum { BYTES = 1000 * 1000 };
     struct world *world = *state;
     uint8_t *data = pattern(BYTES, 1);
-    struct store_error error = {0};
+    struct failure error = {0};
     struct clock_mark mark;
 
     sim_disk_fail(SIM_MAKE, 1, true, ENOSPC); /* there is one slot */
@@ -2416,7 +2419,7 @@ static void no_room_in_the_log(void **state)
     mem_free(data);
 }
 
-static uint64_t log_file_bytes(void)
+static uint64_t wal_file_bytes(void)
 {
     uint64_t bytes = 0;
 
@@ -2431,7 +2434,7 @@ static void more_than_a_slot_at_once(void **state)
     enum { PARTS = 7, BYTES = 600 * 1000 };
     struct world *world = *state;
     uint8_t *data = pattern(BYTES, 1), *read = mem_alloc(BYTES);
-    const uint64_t first = store_next_number(world->store), file = log_file_bytes();
+    const uint64_t first = store_next_number(world->store), file = wal_file_bytes();
     struct clock_mark mark;
     uint32_t durable_events = 0;
 
@@ -2441,7 +2444,7 @@ static void more_than_a_slot_at_once(void **state)
         append(world->store, STORE_PUT_UNFINISHED, &record, 0,
                (struct bytes[BLOB_KINDS]){[BLOB_INPUT] = bytes_of(data, BYTES)});
     }
-    assert_true(store_backlog_bytes(world->store) > PARTS * BYTES);
+    assert_true(store_unflushed_bytes(world->store) > PARTS * BYTES);
     clock_read_mark(&mark);
     mark.retention_ms = mark.wall_ms;
     store_submit(world->store, &mark);
@@ -2458,13 +2461,13 @@ static void more_than_a_slot_at_once(void **state)
     }
     assert_int_equal(durable_events, PARTS);
     assert_int_equal(store_durable_number(world->store), first + PARTS - 1);
-    assert_int_equal(log_file_bytes(), file);
+    assert_int_equal(wal_file_bytes(), file);
     if (store_applying(world->store))
         wait_event(world);
     while (!store_ready(world->store))
         apply(world, 0);
     commit(world);
-    assert_int_equal(store_backlog_bytes(world->store), BATCH_HEADER_BYTES);
+    assert_int_equal(store_unflushed_bytes(world->store), BATCH_HEADER_BYTES);
     reopen(world);
     for (uint64_t n = first; n < first + PARTS; n++) {
         assert_int_equal(store_read_value(world->store, n, BLOB_INPUT, BYTES, read), STORE_FOUND);
@@ -2552,9 +2555,9 @@ static void a_failed_commit(void **state)
 
 /* A whole life of the store, of which the n-th call to the log's disk fails, or is the last before the power goes.
  * Returns how far it was durable. */
-static uint64_t life_with_faults(struct world *world)
+static uint64_t generation_with_faults(struct world *world)
 {
-    struct store_error error = {0};
+    struct failure error = {0};
     uint64_t durable = world->base - 1;
 
     world->store = try_open(world, UINT64_C(1) << 33, &error);
@@ -2597,7 +2600,7 @@ static void the_nth_failure(void **state)
                 sim_disk_fail(SIM_ALL, nth, mode % 2, codes[mode / 2]);
             else
                 sim_disk_cut_power(SIM_CHANGES, nth);
-            const uint64_t durable = life_with_faults(world);
+            const uint64_t durable = generation_with_faults(world);
             met |= sim_disk_failed() > 0 || sim_disk_is_off();
             store_close(world->store);
             world->store = NULL;
@@ -2629,8 +2632,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STORE_TEST(a_new_store),
         STORE_TEST(values_of_every_size),
-        STORE_TEST(a_life),
-        STORE_TEST(places),
+        STORE_TEST(a_generation),
+        STORE_TEST(expiry_keys),
         STORE_TEST(sweeping),
         STORE_TEST(sweeping_is_spread),
         STORE_TEST(listing),

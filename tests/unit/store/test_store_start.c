@@ -140,14 +140,15 @@ int posix_fallocate(int fd, off_t offset, off_t bytes)
 }
 
 /* What LMDB says of a page that is damaged, for a test. 0: it is not. */
-static int last_place_code, put_start_code;
+static int last_expiry_key_code, put_start_code;
 
-int __wrap_tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place);
-int __real_tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place);
+int __wrap_tables_last_expiry_key(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *expiry_key);
+int __real_tables_last_expiry_key(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *expiry_key);
 
-int __wrap_tables_last_place(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *place)
+int __wrap_tables_last_expiry_key(MDB_cursor *finished, MDB_cursor *chunks, uint64_t seconds, uint64_t *expiry_key)
 {
-    return last_place_code ? last_place_code : __real_tables_last_place(finished, chunks, seconds, place);
+    return last_expiry_key_code ? last_expiry_key_code
+                                : __real_tables_last_expiry_key(finished, chunks, seconds, expiry_key);
 }
 
 int __wrap_tables_put_start(const struct tables *tables, const struct tables_state *state, const struct origin *origin,
@@ -235,7 +236,7 @@ static void on_wake(void *context)
     assert_int_equal(write(world->wake[1], "w", 1), 1);
 }
 
-static struct store *try_open(struct world *world, const char *directory, struct store_error *error)
+static struct store *try_open(struct world *world, const char *directory, struct failure *error)
 {
     const struct store_options options = {.directory = directory,
                                           .quota_bytes = UINT64_C(1) << 33,
@@ -243,7 +244,7 @@ static struct store *try_open(struct world *world, const char *directory, struct
                                           .wake = on_wake,
                                           .wake_context = world};
 
-    *error = (struct store_error){0};
+    *error = (struct failure){0};
     return store_open(&options, error);
 }
 
@@ -255,7 +256,7 @@ static void close_store(struct world *world)
 
 static void reopen(struct world *world)
 {
-    struct store_error error;
+    struct failure error;
 
     close_store(world);
     world->store = try_open(world, world->data, &error);
@@ -287,7 +288,7 @@ static int set_up(void **state)
     fail_nth = 0;
     machine_id = NULL;
     env_open_code = 0;
-    last_place_code = put_start_code = 0;
+    last_expiry_key_code = put_start_code = 0;
     disk_is_full = false;
     copied[0] = '\0';
     test_folder(world->folder);
@@ -351,14 +352,14 @@ static uint64_t begin(struct world *world)
     const struct record record = {.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of("k", 1)},
                                   .hash = 77,
                                   .state = RECORD_RUNNING,
-                                  .life = number,
+                                  .generation = number,
                                   .fence = number,
                                   .revision = number,
                                   .attempt = 1,
                                   .lease_ms = 1000,
                                   .begun_ms = 1};
     uint8_t encoded[RECORD_BYTES_MAX];
-    struct store_change change = {.kind = STORE_PUT_UNFINISHED, .number = number, .life = number};
+    struct store_change change = {.kind = STORE_PUT_UNFINISHED, .number = number, .generation = number};
 
     change.record = bytes_of(encoded, record_encode(&record, encoded));
     store_append(world->store, &change, NULL);
@@ -368,22 +369,22 @@ static uint64_t begin(struct world *world)
 /* How many there are, and the sum of their lives. */
 struct seen {
     uint32_t count;
-    uint64_t lives;
+    uint64_t generations;
 };
 
-static void on_unfinished(void *context, uint64_t life, struct bytes record)
+static void on_unfinished(void *context, uint64_t generation, struct bytes record)
 {
     struct seen *seen = context;
     struct record read;
 
     assert_int_equal(record_decode(record, &read), RECORD_GOOD);
     seen->count++;
-    seen->lives += life;
+    seen->generations += generation;
 }
 
-static void on_finished(void *context, uint64_t place, const struct record *head, uint32_t record_bytes)
+static void on_finished(void *context, uint64_t expiry_key, const struct record *head, uint32_t record_bytes)
 {
-    (void)context, (void)place, (void)head, (void)record_bytes;
+    (void)context, (void)expiry_key, (void)head, (void)record_bytes;
     fail();
 }
 
@@ -391,7 +392,7 @@ static struct seen look(struct world *world)
 {
     struct seen seen = {0};
     const struct store_visitor visitor = {on_unfinished, on_finished, &seen};
-    struct store_error error;
+    struct failure error;
 
     assert_true(store_load(world->store, &visitor, &error));
     return seen;
@@ -410,7 +411,7 @@ static void a_failed_write_of_a_meta_page(void **state)
         meta.write_back = i / META_FAULTS % 2;
         for (int j = 0; j < 1 + i % 3; j++) {
             expected.count++;
-            expected.lives += begin(world);
+            expected.generations += begin(world);
             flush(world);
         }
         const uint64_t next = store_next_number(world->store);
@@ -423,9 +424,9 @@ static void a_failed_write_of_a_meta_page(void **state)
         reopen(world);
         assert_int_equal(store_next_number(world->store), next);
         assert_int_equal(look(world).count, expected.count);
-        assert_int_equal(look(world).lives, expected.lives);
+        assert_int_equal(look(world).generations, expected.generations);
         reopen(world);
-        assert_int_equal(look(world).lives, expected.lives);
+        assert_int_equal(look(world).generations, expected.generations);
     }
 }
 
@@ -434,13 +435,13 @@ static void the_nth_write_fails(void **state)
 {
     struct world *world = *state;
     struct seen expected = {0};
-    struct store_error error;
+    struct failure error;
     uint32_t met = 0;
 
     for (unsigned nth = 1, last_met = 1; nth <= last_met + 1; nth++)
         for (int at_start = 0; at_start < 2; at_start++) {
             expected.count++;
-            expected.lives += begin(world);
+            expected.generations += begin(world);
             flush(world);
             const uint64_t next = store_next_number(world->store);
             fail_nth = at_start ? 0 : nth;
@@ -457,7 +458,7 @@ static void the_nth_write_fails(void **state)
             reopen(world);
             assert_true(store_next_number(world->store) >= next);
             assert_int_equal(look(world).count, expected.count);
-            assert_int_equal(look(world).lives, expected.lives);
+            assert_int_equal(look(world).generations, expected.generations);
             assert_true(nth < 100);
         }
     assert_true(met > 20);
@@ -523,7 +524,7 @@ static void a_parent_that_cannot_be_opened(void **state)
         shell("chown -R 65534:65534 %s", world->data);
     const pid_t child = fork();
     if (child == 0) {
-        struct store_error error;
+        struct failure error;
         if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
             _exit(1);
         _exit(try_open(world, world->data, &error) ? 0 : error.exit_code);
@@ -545,7 +546,7 @@ static int open_in_child(struct world *world, const char *directory, char messag
     assert_int_equal(pipe(said), 0);
     const pid_t child = fork();
     if (child == 0) {
-        struct store_error error;
+        struct failure error;
         if (try_open(world, directory, &error))
             _exit(0);
         size = write(said[1], error.message, strlen(error.message));
@@ -613,7 +614,7 @@ static void an_older_daemon_holds_it(void **state)
 {
     struct world *world = *state;
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    struct store_error error;
+    struct failure error;
     char path[160];
 
     close_store(world);
@@ -638,7 +639,7 @@ static void a_mounted_file_system_is_no_stranger(void **state)
     close_store(world);
     path_of(world, "mounted", other);
     shell("mkdir -p %s/lost+found", other);
-    struct store_error error;
+    struct failure error;
     world->store = try_open(world, other, &error);
     assert_non_null(world->store);
 }
@@ -654,13 +655,13 @@ static void numbers_follow_the_clock(void **state)
     assert_true(next >> 20 <= wall_ms / 1000 && (next >> 20) + 1 > wall_ms / 1000);
     reopen(world);
     assert_int_equal(store_next_number(world->store), next);
-    const uint64_t life = begin(world);
+    const uint64_t generation = begin(world);
     flush(world);
     wall_ms += 10;
     reopen(world);
     const uint64_t later = store_next_number(world->store);
     assert_true(later > next + 10000 && later < next + 11000);
-    assert_int_equal(look(world).lives, life);
+    assert_int_equal(look(world).generations, generation);
     /* Back again: what is stored counts. */
     wall_ms -= 1000000;
     reopen(world);
@@ -721,7 +722,7 @@ static void a_copy_starts_above_its_original(void **state)
     const uint64_t given = store_next_number(world->store);
     close_store(world);
     wall_ms++;
-    struct store_error error;
+    struct failure error;
     world->store = try_open(world, other, &error);
     assert_non_null(world->store);
     assert_non_null(strstr(copied, "another file"));
@@ -751,7 +752,7 @@ static void a_copy_starts_above_its_original_with_a_slow_clock(void **state)
     flush(world);
     const uint64_t given = store_next_number(world->store);
     close_store(world);
-    struct store_error error;
+    struct failure error;
     world->store = try_open(world, other, &error);
     assert_non_null(world->store);
     assert_true(store_next_number(world->store) >= given);
@@ -836,7 +837,7 @@ static void a_skip_outlives_a_bad_meta_page(void **state)
 static void a_clock_that_is_wrong(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
     char other[160];
 
     close_store(world);
@@ -947,7 +948,7 @@ static void a_check_escapes_what_it_shows(void **state)
     const struct record record = {.id = {bytes_of("n", 1), bytes_of("", 0), bytes_of("k\033]0;x\a", 7)},
                                   .hash = 77,
                                   .state = RECORD_DONE,
-                                  .life = number,
+                                  .generation = number,
                                   .fence = number,
                                   .revision = number,
                                   .attempt = 1,
@@ -959,7 +960,7 @@ static void a_check_escapes_what_it_shows(void **state)
     uint8_t encoded[RECORD_BYTES_MAX];
     /* At a place before its end. */
     struct store_change change = {
-        .kind = STORE_FINISH, .number = number, .life = number, .place = UINT64_C(1900000000) << 30};
+        .kind = STORE_FINISH, .number = number, .generation = number, .expiry_key = UINT64_C(1900000000) << 30};
     char said[4096];
 
     change.record = bytes_of(encoded, record_encode(&record, encoded));
@@ -977,7 +978,7 @@ static void a_check_escapes_what_it_shows(void **state)
 static void one_slot_one_daemon(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
     char other[128];
 
     close_store(world);
@@ -999,7 +1000,7 @@ static void restores_do_not_meet(void **state)
     enum { RESTORES = 3 };
     struct world *world = *state;
     uint64_t first[RESTORES];
-    struct store_error error;
+    struct failure error;
     char path[160];
 
     close_store(world);
@@ -1027,10 +1028,10 @@ static void a_damaged_page_ends_with_a_line(void **state)
     struct world *world = *state;
     int status;
 
-    last_place_code = MDB_PAGE_NOTFOUND;
+    last_expiry_key_code = MDB_PAGE_NOTFOUND;
     const pid_t child = fork();
     if (child == 0) {
-        store_place(world->store, 1900000000000, 1000);
+        store_expiry_key(world->store, 1900000000000, 1000);
         _exit(0);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
@@ -1045,7 +1046,7 @@ static void damage_at_a_start(void **state)
         int code, exit_code;
     } cases[] = {{MDB_CORRUPTED, 65}, {MDB_PAGE_NOTFOUND, 65}, {EIO, 74}, {ENOSPC, 74}};
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     close_store(world);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -1060,7 +1061,7 @@ static void damage_at_a_start(void **state)
 static void no_room_for_the_lock_file(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     close_store(world);
     shell("rm %s/store/lock.mdb", world->data);

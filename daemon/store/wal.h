@@ -20,25 +20,25 @@
  * segment as of their last commit, and each start goes on two above what it finds, in a segment of its own. Recovery
  * itself writes nothing.
  *
- * Threads: log_append is the writing thread's, log_prepare and log_add_slot the applying thread's, at the same time;
- * log_has_room, log_batch_bytes_max, log_segment, log_wants_slot, log_applied, log_slots and log_bytes are anybody's.
+ * Threads: wal_append is the writing thread's, wal_prepare and wal_add_slot the applying thread's, at the same time;
+ * wal_has_room, wal_batch_bytes_max, wal_segment, wal_wants_slot, wal_applied, wal_slots and wal_bytes are anybody's.
  * The rest is called while there are no threads. */
-#ifndef IDEMD_LOG_H
-#define IDEMD_LOG_H
+#ifndef IDEMD_WAL_H
+#define IDEMD_WAL_H
 
 #include "daemon/store/disk.h"
 #include "daemon/store/store.h"
 
-struct log;
+struct wal;
 
 enum {
-    LOG_SLOT_BYTES_FIRST = 1024 * 1024,
-    LOG_SLOT_BYTES_MAX = 16 * 1024 * 1024, /* each slot is twice the one before, up to this */
-    LOG_SLOTS_MAX = 8, /* 1 + 2 + 4 + 8 + 4 * 16 MiB, or more if a change may be large: what may be not applied. Then
+    WAL_SLOT_BYTES_FIRST = 1024 * 1024,
+    WAL_SLOT_BYTES_MAX = 16 * 1024 * 1024, /* each slot is twice the one before, up to this */
+    WAL_SLOTS_MAX = 8, /* 1 + 2 + 4 + 8 + 4 * 16 MiB, or more if a change may be large: what may be not applied. Then
                           the store waits */
 };
 
-struct log_options {
+struct wal_options {
     const struct disk *disk;
     const char *directory;     /* DIR/store, for what is said of it */
     int folder;                /* the same, open for as long as the log is */
@@ -51,49 +51,49 @@ struct log_options {
 };
 
 /* Makes the first slot of a new store, in an open directory. Returns 0 or an errno. */
-int log_make(const struct disk *disk, int folder, const uint8_t *secret, uint64_t change_bytes_max);
+int wal_make(const struct disk *disk, int folder, const uint8_t *secret, uint64_t change_bytes_max);
 
 /* Opens the slots and reads them. NULL: *error, 65 where something is lost. */
-struct log *log_open(const struct log_options *options, struct store_error *error);
-void log_close(struct log *log); /* NULL is fine */
+struct wal *wal_open(const struct wal_options *options, struct failure *error);
+void wal_close(struct wal *wal); /* NULL is fine */
 
-/* What is to be applied, oldest first: batch n, 0 .. log_found - 1. Valid until log_start. */
-uint32_t log_found(const struct log *log);
-struct bytes log_batch(const struct log *log, uint32_t n);
+/* What is to be applied, oldest first: batch n, 0 .. wal_found - 1. Valid until wal_start. */
+uint32_t wal_found(const struct wal *wal);
+struct bytes wal_batch(const struct wal *wal, uint32_t n);
 /* A missing or damaged slot was accepted: it may have held higher numbers than any that was found. */
-bool log_lost(const struct log *log);
+bool wal_lost(const struct wal *wal);
 /* Everything found is applied and flushed: all slots are free, the log goes on in a new segment, of which the tables
- * have to know before the first batch (log_segment). Returns 0 or an errno; ENOSPC: there is no room for the largest
+ * have to know before the first batch (wal_segment). Returns 0 or an errno; ENOSPC: there is no room for the largest
  * change. */
-int log_start(struct log *log);
-/* The newest segment; before log_start the one that it will go on in. */
-uint64_t log_segment(struct log *log);
+int wal_start(struct wal *wal);
+/* The newest segment; before wal_start the one that it will go on in. */
+uint64_t wal_segment(struct wal *wal);
 
 /* Signs a copy of a sealed batch, writes and flushes it. Needs room. Returns 0 or an errno: then nothing may be assumed
  * of it, and the log may be used no more. */
-int log_append(struct log *log, const uint8_t *batch);
+int wal_append(struct wal *wal, const uint8_t *batch);
 /* Is there room for a batch that takes so many bytes, padding included? */
-bool log_has_room(struct log *log, uint64_t padded_bytes);
+bool wal_has_room(struct wal *wal, uint64_t padded_bytes);
 /* The largest batch that there can be room for: there is, once everything before it is applied. At least as large as
  * the largest change asks for; it becomes larger when a slot is added. */
-uint64_t log_batch_bytes_max(struct log *log);
+uint64_t wal_batch_bytes_max(struct wal *wal);
 /* Every change up to `number` is in the tables, flushed. */
-void log_applied(struct log *log, uint64_t number);
+void wal_applied(struct wal *wal, uint64_t number);
 
 /* It would be good to have another slot soon. */
-bool log_wants_slot(struct log *log);
-/* Makes one, which counts once log_add_slot was called: the tables have to know of it first. Returns 0 or an errno
+bool wal_wants_slot(struct wal *wal);
+/* Makes one, which counts once wal_add_slot was called: the tables have to know of it first. Returns 0 or an errno
  * (ENOSPC: the disk is full, and the log goes on with what it has). */
-int log_prepare(struct log *log);
-void log_add_slot(struct log *log);
+int wal_prepare(struct wal *wal);
+void wal_add_slot(struct wal *wal);
 /* How many there are, one that was prepared included. */
-uint32_t log_slots(struct log *log);
+uint32_t wal_slots(struct wal *wal);
 /* The path of a slot, which need not be there. */
-enum { LOG_PATH_BYTES = 4096 + 32 };
-void log_slot_path(const struct log *log, uint32_t slot, char path[LOG_PATH_BYTES]);
+enum { WAL_PATH_BYTES = 4096 + 32 };
+void wal_slot_path(const struct wal *wal, uint32_t slot, char path[WAL_PATH_BYTES]);
 /* The slot of the batch that was written last, or is being written. */
-uint32_t log_current(struct log *log);
+uint32_t wal_current(struct wal *wal);
 /* Bytes on the disk. */
-uint64_t log_bytes(struct log *log);
+uint64_t wal_bytes(struct wal *wal);
 
 #endif

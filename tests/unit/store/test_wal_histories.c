@@ -3,9 +3,9 @@
  *
  *     history:  (start, then appends, applies and slots in any order, until a fault, a power cut or enough)  again ...
  *
- * LOG_SEED=n runs one history again, LOG_HISTORIES=n as many as that. The tables are two numbers that outlive
+ * WAL_SEED=n runs one history again, WAL_HISTORIES=n as many as that. The tables are two numbers that outlive
  * everything: how far they are, and how many slots they know of. */
-#include "daemon/store/log.h"
+#include "daemon/store/wal.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -30,7 +30,7 @@ enum { HISTORIES = 1000, CUTS = 12 };
 enum { MADE_MAX = 4096, LIVES = 6, STEPS = 24 };
 
 struct world {
-    struct log *log;
+    struct wal *wal;
     uint8_t secret[RECORD_SECRET_BYTES];
     uint64_t seed;
     /* The tables. */
@@ -44,7 +44,7 @@ struct world {
     uint32_t count;
     bool last_unsure;
     uint64_t salt;
-    bool logged; /* log_make returned 0 */
+    bool logged; /* wal_make returned 0 */
 };
 
 static uint64_t random_below(struct world *world, uint64_t end)
@@ -68,8 +68,8 @@ static void begin(struct world *world, uint64_t seed)
 
 static void end(struct world *world)
 {
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     assert_int_equal(sim_disk_open_files(), 0);
 }
 
@@ -82,25 +82,25 @@ static uint64_t newest(const struct world *world)
 
 static int make(const struct world *world)
 {
-    return log_make(&sim_disk, -1, world->secret, world->change_bytes_max);
+    return wal_make(&sim_disk, -1, world->secret, world->change_bytes_max);
 }
 
 /* The tables have what was found, and then the number of the segment that comes. */
 static int go_on(struct world *world)
 {
-    world->slots = log_slots(world->log);
-    world->segment = log_segment(world->log);
+    world->slots = wal_slots(world->wal);
+    world->segment = wal_segment(world->wal);
     world->applied = world->told = newest(world);
-    const int code = log_start(world->log);
+    const int code = wal_start(world->wal);
     if (code == 0)
-        world->segment = log_segment(world->log);
+        world->segment = wal_segment(world->wal);
     return code;
 }
 
 /* Returns 0 or what failed: then the log is to be closed. What is larger than any slot is made smaller. */
 static int append(struct world *world, uint32_t changes, uint64_t bytes)
 {
-    const uint64_t most = log_batch_bytes_max(world->log);
+    const uint64_t most = wal_batch_bytes_max(world->wal);
 
     assert_true(most >= world->change_bytes_max);
     bytes = bytes < most ? bytes : most;
@@ -108,13 +108,13 @@ static int append(struct world *world, uint32_t changes, uint64_t bytes)
     struct batch batch = make_made(&made);
     int code = 0;
 
-    if (!log_has_room(world->log, batch.bytes->size)) {
+    if (!wal_has_room(world->wal, batch.bytes->size)) {
         /* Never so when all is applied. */
         assert_true(world->told < newest(world));
     } else {
         assert_true(world->count < MADE_MAX);
         world->made[world->count++] = made;
-        code = log_append(world->log, batch.bytes->data);
+        code = wal_append(world->wal, batch.bytes->data);
         world->last_unsure = code != 0;
     }
     blob_release(batch.bytes);
@@ -132,53 +132,53 @@ static void apply_some(struct world *world, bool all)
         return;
     const uint64_t end_at = first + 1 + (all ? world->count - first - 1 : random_below(world, world->count - first));
     world->applied = made_last(&world->made[end_at - 1]);
-    world->segment = log_segment(world->log);
+    world->segment = wal_segment(world->wal);
     if (all || random_below(world, 8)) {
         world->told = world->applied;
-        log_applied(world->log, world->told);
+        wal_applied(world->wal, world->told);
     }
     if (all)
-        assert_true(log_has_room(world->log, log_batch_bytes_max(world->log)));
+        assert_true(wal_has_room(world->wal, wal_batch_bytes_max(world->wal)));
 }
 
 static int prepare(struct world *world, bool tell)
 {
-    const int code = log_prepare(world->log);
+    const int code = wal_prepare(world->wal);
 
     if (code != 0 && code != ENOSPC)
         return code;
     if (!tell)
         return 0;
-    world->slots = log_slots(world->log);
-    world->segment = log_segment(world->log);
-    log_add_slot(world->log);
+    world->slots = wal_slots(world->wal);
+    world->segment = wal_segment(world->wal);
+    wal_add_slot(world->wal);
     return 0;
 }
 
 /* Opens after whatever happened, and looks at what is found. Returns 0, or an exit code. */
 static int recover(struct world *world)
 {
-    const struct log_options options = {.disk = &sim_disk,
+    const struct wal_options options = {.disk = &sim_disk,
                                         .directory = "dir",
                                         .secret = world->secret,
                                         .applied = world->applied,
                                         .segment = world->segment,
                                         .change_bytes_max = world->change_bytes_max,
                                         .slots = world->slots};
-    struct store_error error = {0};
+    struct failure error = {0};
     uint32_t at = 0;
 
-    world->log = log_open(&options, &error);
-    if (!world->log) {
+    world->wal = wal_open(&options, &error);
+    if (!world->wal) {
         assert_int_not_equal(error.exit_code, 0);
         assert_true(strlen(error.message) > 0);
         return error.exit_code;
     }
     while (at < world->count && made_last(&world->made[at]) <= world->applied)
         at++;
-    for (uint32_t n = 0; n < log_found(world->log); n++, at++) {
+    for (uint32_t n = 0; n < wal_found(world->wal); n++, at++) {
         assert_true(at < world->count);
-        assert_true(is_made(log_batch(world->log, n), &world->made[at]));
+        assert_true(is_made(wal_batch(world->wal, n), &world->made[at]));
     }
     /* Only what was not acknowledged may be missing. */
     if (at < world->count) {
@@ -319,7 +319,7 @@ static int step(struct world *world)
         return append(world, 1 + (uint32_t)random_below(world, 60), some_bytes(world));
     if (what < 9)
         apply_some(world, random_below(world, 4) == 0);
-    return what < 9 || (log_slots(world->log) > 3 && random_below(world, 8)) ? 0
+    return what < 9 || (wal_slots(world->wal) > 3 && random_below(world, 8)) ? 0
                                                                              : prepare(world, random_below(world, 8));
 }
 
@@ -345,7 +345,7 @@ static bool live(struct world *world)
 
 static void random_histories(void **state)
 {
-    const char *given = getenv("LOG_SEED"), *many = getenv("LOG_HISTORIES");
+    const char *given = getenv("WAL_SEED"), *many = getenv("WAL_HISTORIES");
     const uint64_t first = given ? strtoull(given, NULL, 10) : 1;
     const uint64_t histories = many ? strtoull(many, NULL, 10) : given ? 1 : HISTORIES;
     struct world world = {0};
@@ -356,7 +356,7 @@ static void random_histories(void **state)
         begin(&world, seed);
         print_message("seed %llu\r", (unsigned long long)seed);
         assert_int_equal(make(&world), 0);
-        for (int life = 0; life < LIVES; life++) {
+        for (int generation = 0; generation < LIVES; generation++) {
             const uint32_t before = world.count;
             const bool unsure = world.last_unsure;
             if (random_below(&world, 4))

@@ -5,8 +5,8 @@
  *        squeezed     nothing        not squeezed yet
  *
  * Loop thread only. */
-#ifndef IDEMD_LIVES_H
-#define IDEMD_LIVES_H
+#ifndef IDEMD_GENERATIONS_H
+#define IDEMD_GENERATIONS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,30 +14,30 @@
 
 struct operation;
 
-struct life {
-    uint64_t life;
+struct generation {
+    uint64_t generation;
     struct operation *operation; /* NULL: a hole */
 };
 
 /* Embedded in its owner; start with {0}. */
-struct lives {
-    struct life *at;
+struct generations {
+    struct generation *at;
     uint32_t count, capacity, holes;
     uint32_t to, from; /* both 0: nothing is being squeezed */
 };
 
-void lives_free(struct lives *lives);
+void generations_free(struct generations *generations);
 /* Adds an operation, whose life is later than all before. */
-void lives_append(struct lives *lives, uint64_t life, struct operation *operation);
+void generations_append(struct generations *generations, uint64_t generation, struct operation *operation);
 /* Removes the one that is there. */
-void lives_remove(struct lives *lives, uint64_t life, const struct operation *operation);
+void generations_remove(struct generations *generations, uint64_t generation, const struct operation *operation);
 /* The position of the first whose life is at least `life`, and the one after a position; lives->count: there is none.
  * Valid until one comes or goes. */
-uint32_t lives_find(const struct lives *lives, uint64_t life);
-uint32_t lives_next(const struct lives *lives, uint32_t position);
+uint32_t generations_find(const struct generations *generations, uint64_t generation);
+uint32_t generations_next(const struct generations *generations, uint32_t position);
 /* How many operations there are. */
-uint32_t lives_operations(const struct lives *lives);
+uint32_t generations_operations(const struct generations *generations);
 /* Walks the whole array and asserts what must hold. For tests. */
-void lives_check(const struct lives *lives);
+void generations_check(const struct generations *generations);
 
 #endif

@@ -1,5 +1,5 @@
 /* The commit log on a disk in memory: slots and segments, and what recovery says of a log that was damaged. */
-#include "daemon/store/log.h"
+#include "daemon/store/wal.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -25,7 +25,7 @@
 enum { MADE_MAX = 256, PAGE = BATCH_ALIGN_BYTES, FIRST_AT = SLOT_FIRST_BATCH_AT };
 
 struct world {
-    struct log *log;
+    struct wal *wal;
     uint8_t secret[RECORD_SECRET_BYTES];
     uint64_t applied; /* what the tables know */
     uint32_t slots;
@@ -45,21 +45,21 @@ static int set_up(void **state)
         world->secret[i] = (uint8_t)(i * 91 + 3);
     world->slots = 1;
     *state = world;
-    return log_make(&sim_disk, -1, world->secret, 0);
+    return wal_make(&sim_disk, -1, world->secret, 0);
 }
 
 static int tear_down(void **state)
 {
     struct world *world = *state;
 
-    log_close(world->log);
+    wal_close(world->wal);
     mem_free(world);
     return sim_disk_end() == 0 ? 0 : -1;
 }
 
-static struct log *try_open(struct world *world, bool accept_loss, struct store_error *error)
+static struct wal *try_open(struct world *world, bool accept_loss, struct failure *error)
 {
-    const struct log_options options = {.disk = &sim_disk,
+    const struct wal_options options = {.disk = &sim_disk,
                                         .directory = "dir",
                                         .secret = world->secret,
                                         .applied = world->applied,
@@ -68,33 +68,33 @@ static struct log *try_open(struct world *world, bool accept_loss, struct store_
                                         .slots = world->slots,
                                         .accept_loss = accept_loss};
 
-    *error = (struct store_error){0};
-    return log_open(&options, error);
+    *error = (struct failure){0};
+    return wal_open(&options, error);
 }
 
 static void reopen(struct world *world)
 {
-    struct store_error error;
+    struct failure error;
 
-    log_close(world->log);
-    world->log = try_open(world, false, &error);
-    if (!world->log)
+    wal_close(world->wal);
+    world->wal = try_open(world, false, &error);
+    if (!world->wal)
         fail_msg("%s", error.message);
 }
 
 /* Everything found is applied, and the tables know of the segment that comes. */
 static void go_on(struct world *world)
 {
-    assert_int_equal(log_start(world->log), 0);
-    assert_true(log_segment(world->log) > world->segment);
-    world->segment = log_segment(world->log);
+    assert_int_equal(wal_start(world->wal), 0);
+    assert_true(wal_segment(world->wal) > world->segment);
+    world->segment = wal_segment(world->wal);
 }
 
 /* Opens, finds nothing that is not applied, and goes on. */
 static void start(struct world *world)
 {
     reopen(world);
-    assert_int_equal(log_found(world->log), 0);
+    assert_int_equal(wal_found(world->wal), 0);
     go_on(world);
 }
 
@@ -118,7 +118,7 @@ static struct batch_header written(struct world *world, uint64_t first)
 {
     struct batch_header header, found = {0};
 
-    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
+    for (uint32_t slot = 0; slot < WAL_SLOTS_MAX; slot++) {
         char name[16];
         uint64_t bytes = 0;
 
@@ -142,8 +142,8 @@ static struct batch_header append(struct world *world, uint32_t changes, uint64_
     const struct made made = next_made(world, changes, bytes);
     struct batch batch = make_made(&made);
 
-    assert_true(log_has_room(world->log, batch.bytes->size));
-    assert_int_equal(log_append(world->log, batch.bytes->data), 0);
+    assert_true(wal_has_room(world->wal, batch.bytes->size));
+    assert_int_equal(wal_append(world->wal, batch.bytes->data), 0);
     blob_release(batch.bytes);
     return written(world, batch.first);
 }
@@ -167,9 +167,9 @@ static void assert_lies(struct world *world, const char *name, const struct batc
 /* What was found is what was appended, from made[from] to before made[end]. */
 static void assert_found(const struct world *world, uint32_t from, uint32_t end)
 {
-    assert_int_equal(log_found(world->log), end - from);
+    assert_int_equal(wal_found(world->wal), end - from);
     for (uint32_t n = from; n < end; n++)
-        assert_true(is_made(log_batch(world->log, n - from), &world->made[n]));
+        assert_true(is_made(wal_batch(world->wal, n - from), &world->made[n]));
 }
 
 static uint64_t file_bytes(const char *name)
@@ -182,17 +182,17 @@ static uint64_t file_bytes(const char *name)
 
 static void make_slot(struct world *world)
 {
-    assert_true(log_wants_slot(world->log));
-    assert_int_equal(log_prepare(world->log), 0);
-    world->slots = log_slots(world->log);
-    log_add_slot(world->log);
+    assert_true(wal_wants_slot(world->wal));
+    assert_int_equal(wal_prepare(world->wal), 0);
+    world->slots = wal_slots(world->wal);
+    wal_add_slot(world->wal);
 }
 
 static void apply_to(struct world *world, uint64_t number)
 {
     world->applied = number;
-    world->segment = log_segment(world->log);
-    log_applied(world->log, number);
+    world->segment = wal_segment(world->wal);
+    wal_applied(world->wal, number);
 }
 
 /* Fills the current slot: no page is left of `bytes`, of which `used` are. */
@@ -270,13 +270,13 @@ static void a_new_log(void **state)
         assert_int_equal(data[at], 0);
     assert_int_equal(sim_disk_open_files(), 0);
     start(world);
-    assert_int_equal(log_slots(world->log), 1);
-    assert_int_equal(log_bytes(world->log), FIRST_AT + MIB);
-    assert_int_equal(log_batch_bytes_max(world->log), MIB);
-    assert_true(log_has_room(world->log, PAGE));
-    assert_true(log_has_room(world->log, MIB));
-    assert_false(log_has_room(world->log, MIB + PAGE));
-    assert_false(log_wants_slot(world->log));
+    assert_int_equal(wal_slots(world->wal), 1);
+    assert_int_equal(wal_bytes(world->wal), FIRST_AT + MIB);
+    assert_int_equal(wal_batch_bytes_max(world->wal), MIB);
+    assert_true(wal_has_room(world->wal, PAGE));
+    assert_true(wal_has_room(world->wal, MIB));
+    assert_false(wal_has_room(world->wal, MIB + PAGE));
+    assert_false(wal_wants_slot(world->wal));
 }
 
 static void append_and_recover(void **state)
@@ -348,7 +348,7 @@ static void a_torn_batch_reads_later(void **state)
 static void a_torn_batch_stands_for_nothing(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     start(world);
     for (int i = 0; i < 3; i++)
@@ -363,12 +363,12 @@ static void a_torn_batch_stands_for_nothing(void **state)
     assert_true(append(world, 1, 300).offset < torn.offset);
     sim_disk_flip("log.0", torn.offset + 200, 0);
     sim_disk_flip("log.0", first.offset + 100, 0);
-    log_close(world->log);
-    world->log = try_open(world, false, &error);
-    assert_null(world->log);
+    wal_close(world->wal);
+    world->wal = try_open(world, false, &error);
+    assert_null(world->wal);
     assert_int_equal(error.exit_code, 65);
-    world->log = try_open(world, true, &error);
-    assert_non_null(world->log);
+    world->wal = try_open(world, true, &error);
+    assert_non_null(world->wal);
     assert_found(world, world->count - 1, world->count);
 }
 
@@ -376,7 +376,7 @@ static void a_torn_batch_stands_for_nothing(void **state)
 static void another_version(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
     uint64_t bytes;
 
     start(world);
@@ -384,10 +384,10 @@ static void another_version(void **state)
     uint8_t *data = (uint8_t *)(uintptr_t)sim_disk_data("log.0", &bytes) + header.offset;
     data[19] = '1';
     batch_sign(data, header.segment, header.offset, world->secret);
-    log_close(world->log);
+    wal_close(world->wal);
     for (int accept_loss = 0; accept_loss < 2; accept_loss++) {
-        world->log = try_open(world, accept_loss, &error);
-        assert_null(world->log);
+        world->wal = try_open(world, accept_loss, &error);
+        assert_null(world->wal);
         assert_int_equal(error.exit_code, 65);
         assert_non_null(strstr(error.message, "log.0: has changes of another version of idemd"));
         assert_non_null(strstr(error.message, "idb1"));
@@ -426,7 +426,7 @@ static void leftovers(void **state)
 static void moved(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     start(world);
     for (int i = 0; i < 3; i++)
@@ -442,8 +442,8 @@ static void moved(void **state)
     assert_found(world, 0, 3);
     memcpy(file + FIRST_AT + PAGE, page, PAGE); /* and over the second */
     sim_disk_put("log.0", file, bytes);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     assert_null(try_open(world, false, &error));
     assert_int_equal(error.exit_code, 65);
     mem_free(page);
@@ -454,7 +454,7 @@ static void moved(void **state)
 static void another_secret(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     start(world);
     append(world, 1, 300);
@@ -463,15 +463,15 @@ static void another_secret(void **state)
     world->secret[60] ^= 1;
     world->secret[100] ^= 1;
     world->secret[180] ^= 1;
-    log_close(world->log);
-    world->log = try_open(world, false, &error);
-    assert_null(world->log);
+    wal_close(world->wal);
+    world->wal = try_open(world, false, &error);
+    assert_null(world->wal);
     assert_int_equal(error.exit_code, 65);
     assert_non_null(strstr(error.message, "log.0: is not as it was left: its first page"));
     world->applied = newest(world);
-    world->log = try_open(world, true, &error);
+    world->wal = try_open(world, true, &error);
     assert_found(world, 0, 0);
-    assert_true(log_lost(world->log));
+    assert_true(wal_lost(world->wal));
     go_on(world);
     append(world, 1, 300);
     reopen(world);
@@ -532,34 +532,34 @@ static void slots_double(void **state)
     uint64_t expected = MIB, total = FIRST_AT + MIB;
 
     start(world);
-    for (uint32_t slot = 0; slot < LOG_SLOTS_MAX; slot++) {
+    for (uint32_t slot = 0; slot < WAL_SLOTS_MAX; slot++) {
         struct batch_header header = append(world, 1, 300);
         assert_int_equal(header.offset, FIRST_AT);
         assert_lies(world, names[slot], &header);
-        assert_false(log_wants_slot(world->log)); /* hardly anything is in it */
+        assert_false(wal_wants_slot(world->wal)); /* hardly anything is in it */
         fill_slot(world, expected, PAGE);
         assert_int_equal(file_bytes(names[slot]), FIRST_AT + expected);
-        assert_int_equal(log_bytes(world->log), total);
-        assert_false(log_has_room(world->log, PAGE));
-        if (slot == LOG_SLOTS_MAX - 1)
+        assert_int_equal(wal_bytes(world->wal), total);
+        assert_false(wal_has_room(world->wal, PAGE));
+        if (slot == WAL_SLOTS_MAX - 1)
             break;
         /* Prepared it is there, and counts once the tables know. */
-        assert_true(log_wants_slot(world->log));
-        assert_int_equal(log_prepare(world->log), 0);
-        assert_int_equal(log_slots(world->log), slot + 2);
-        assert_false(log_has_room(world->log, PAGE));
-        world->slots = log_slots(world->log);
-        log_add_slot(world->log);
-        assert_int_equal(log_slots(world->log), slot + 2);
-        assert_true(log_has_room(world->log, PAGE));
-        assert_false(log_wants_slot(world->log));
-        expected = expected * 2 < LOG_SLOT_BYTES_MAX ? expected * 2 : LOG_SLOT_BYTES_MAX;
+        assert_true(wal_wants_slot(world->wal));
+        assert_int_equal(wal_prepare(world->wal), 0);
+        assert_int_equal(wal_slots(world->wal), slot + 2);
+        assert_false(wal_has_room(world->wal, PAGE));
+        world->slots = wal_slots(world->wal);
+        wal_add_slot(world->wal);
+        assert_int_equal(wal_slots(world->wal), slot + 2);
+        assert_true(wal_has_room(world->wal, PAGE));
+        assert_false(wal_wants_slot(world->wal));
+        expected = expected * 2 < WAL_SLOT_BYTES_MAX ? expected * 2 : WAL_SLOT_BYTES_MAX;
         total += FIRST_AT + expected;
     }
-    assert_int_equal(total, 79 * MIB + LOG_SLOTS_MAX * FIRST_AT);
-    assert_false(log_wants_slot(world->log));
-    assert_int_equal(log_prepare(world->log), 0);
-    assert_int_equal(log_slots(world->log), LOG_SLOTS_MAX);
+    assert_int_equal(total, 79 * MIB + WAL_SLOTS_MAX * FIRST_AT);
+    assert_false(wal_wants_slot(world->wal));
+    assert_int_equal(wal_prepare(world->wal), 0);
+    assert_int_equal(wal_slots(world->wal), WAL_SLOTS_MAX);
     reopen(world);
     assert_found(world, 0, world->count);
 }
@@ -571,14 +571,14 @@ static void prepared_and_forgotten(void **state)
 
     start(world);
     fill_slot(world, MIB, 0);
-    assert_int_equal(log_prepare(world->log), 0);
+    assert_int_equal(wal_prepare(world->wal), 0);
     reopen(world);
-    assert_int_equal(log_slots(world->log), 1);
+    assert_int_equal(wal_slots(world->wal), 1);
     assert_found(world, 0, world->count);
     world->applied = newest(world);
     go_on(world);
     fill_slot(world, MIB, 0);
-    assert_false(log_has_room(world->log, PAGE));
+    assert_false(wal_has_room(world->wal, PAGE));
     make_slot(world);
     const struct batch_header header = append(world, 1, 300);
     assert_lies(world, "log.1", &header);
@@ -592,16 +592,16 @@ static void no_slot_to_have(void **state)
     start(world);
     fill_slot(world, MIB / 2, 0);
     sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
-    assert_true(log_wants_slot(world->log));
-    assert_int_equal(log_prepare(world->log), ENOSPC);
-    assert_int_equal(log_slots(world->log), 1);
-    log_add_slot(world->log);
-    assert_int_equal(log_slots(world->log), 1);
+    assert_true(wal_wants_slot(world->wal));
+    assert_int_equal(wal_prepare(world->wal), ENOSPC);
+    assert_int_equal(wal_slots(world->wal), 1);
+    wal_add_slot(world->wal);
+    assert_int_equal(wal_slots(world->wal), 1);
     fill_slot(world, MIB, MIB / 2);
-    assert_false(log_has_room(world->log, PAGE));
-    assert_int_equal(log_prepare(world->log), ENOSPC);
+    assert_false(wal_has_room(world->wal, PAGE));
+    assert_int_equal(wal_prepare(world->wal), ENOSPC);
     apply_to(world, newest(world));
-    assert_true(log_has_room(world->log, PAGE));
+    assert_true(wal_has_room(world->wal, PAGE));
     sim_disk_fail(0, 0, false, 0);
     append(world, 1, 300);
     fill_slot(world, MIB, PAGE);
@@ -628,18 +628,18 @@ static void used_again(void **state)
     append(world, 3, 300);
     fill_slot(world, 4 * MIB, PAGE);
     last_of[2] = newest(world);
-    assert_false(log_has_room(world->log, PAGE));
+    assert_false(wal_has_room(world->wal, PAGE));
 
     /* One change short of it nothing is free. */
     apply_to(world, world->made[0].first);
-    assert_false(log_has_room(world->log, PAGE));
+    assert_false(wal_has_room(world->wal, PAGE));
     apply_to(world, last_of[0] - 1);
-    assert_false(log_has_room(world->log, PAGE));
+    assert_false(wal_has_room(world->wal, PAGE));
     apply_to(world, last_of[0]);
-    assert_true(log_has_room(world->log, PAGE));
-    assert_true(log_has_room(world->log, MIB));
-    assert_false(log_has_room(world->log, MIB + PAGE)); /* no slot grows */
-    assert_int_equal(log_batch_bytes_max(world->log), 4 * MIB);
+    assert_true(wal_has_room(world->wal, PAGE));
+    assert_true(wal_has_room(world->wal, MIB));
+    assert_false(wal_has_room(world->wal, MIB + PAGE)); /* no slot grows */
+    assert_int_equal(wal_batch_bytes_max(world->wal), 4 * MIB);
     const uint64_t segment = header.segment;
     header = append(world, 1, 300);
     assert_int_equal(header.offset, FIRST_AT);
@@ -649,11 +649,11 @@ static void used_again(void **state)
     while (world->made[n].first <= world->applied)
         n++;
     fill_slot(world, MIB, PAGE);
-    assert_false(log_has_room(world->log, PAGE));
+    assert_false(wal_has_room(world->wal, PAGE));
     apply_to(world, last_of[1] - 1);
-    assert_false(log_has_room(world->log, PAGE));
+    assert_false(wal_has_room(world->wal, PAGE));
     apply_to(world, last_of[1]);
-    assert_true(log_has_room(world->log, PAGE));
+    assert_true(wal_has_room(world->wal, PAGE));
     header = append(world, 1, 300);
     assert_lies(world, "log.1", &header);
 
@@ -666,10 +666,10 @@ static void used_again(void **state)
     n = 0;
     while (world->made[n].first <= world->applied)
         n++;
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     /* Slot 1 was used again: the tables cannot know less than the log was told. That would be a gap. */
-    struct store_error error;
+    struct failure error;
     assert_null(try_open(world, false, &error));
     assert_int_equal(error.exit_code, 65);
 }
@@ -689,11 +689,11 @@ static void one_slot_only(void **state)
         segment = header.segment;
         const uint32_t before = world->count;
         fill_slot(world, MIB, PAGE);
-        assert_false(log_has_room(world->log, PAGE));
+        assert_false(wal_has_room(world->wal, PAGE));
         apply_to(world, newest(world) - 1);
-        assert_false(log_has_room(world->log, PAGE));
+        assert_false(wal_has_room(world->wal, PAGE));
         apply_to(world, newest(world));
-        assert_true(log_has_room(world->log, PAGE));
+        assert_true(wal_has_room(world->wal, PAGE));
         assert_int_equal(world->count, before + 1);
     }
 }
@@ -707,19 +707,19 @@ static void no_slot_grows(void **state)
     fill_slot(world, MIB, 0);
     make_slot(world);
     apply_to(world, newest(world));
-    assert_int_equal(log_batch_bytes_max(world->log), 2 * MIB);
-    assert_true(log_has_room(world->log, 2 * MIB));
-    assert_false(log_has_room(world->log, 2 * MIB + PAGE));
+    assert_int_equal(wal_batch_bytes_max(world->wal), 2 * MIB);
+    assert_true(wal_has_room(world->wal, 2 * MIB));
+    assert_false(wal_has_room(world->wal, 2 * MIB + PAGE));
     /* The disk is full from now on, and the largest batch finds its place whenever all before it is applied. */
     sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
     for (int round = 0; round < 5; round++) {
         append(world, 1, 300);
-        assert_false(log_has_room(world->log, 2 * MIB));
+        assert_false(wal_has_room(world->wal, 2 * MIB));
         apply_to(world, newest(world));
-        assert_true(log_has_room(world->log, 2 * MIB));
+        assert_true(wal_has_room(world->wal, 2 * MIB));
         append(world, 3, 2 * MIB);
         apply_to(world, newest(world));
-        log_prepare(world->log);
+        wal_prepare(world->wal);
         assert_int_equal(file_bytes("log.0"), FIRST_AT + MIB);
         assert_int_equal(file_bytes("log.1"), FIRST_AT + 2 * MIB);
     }
@@ -737,9 +737,9 @@ static void room_for_the_largest_change(void **state)
         world->change_bytes_max = changes[i];
         start(world);
         largest = changes[i] > largest ? changes[i] : largest;
-        assert_true(log_batch_bytes_max(world->log) >= BATCH_HEADER_BYTES + largest);
+        assert_true(wal_batch_bytes_max(world->wal) >= BATCH_HEADER_BYTES + largest);
         append(world, 1, BATCH_HEADER_BYTES + changes[i]);
-        if (log_wants_slot(world->log))
+        if (wal_wants_slot(world->wal))
             make_slot(world);
         reopen(world);
         assert_found(world, world->count - 1, world->count);
@@ -753,14 +753,14 @@ static void room_for_the_largest_change(void **state)
     reopen(world);
     sim_disk_fail(SIM_WRITE, 1, true, ENOSPC);
     world->applied = newest(world);
-    assert_int_equal(log_start(world->log), ENOSPC);
+    assert_int_equal(wal_start(world->wal), ENOSPC);
     sim_disk_fail(0, 0, false, 0);
     start(world);
     append(world, 1, 30 * MIB);
 
     /* A new log has it in its first slot. */
     sim_disk_drop("log.0");
-    assert_int_equal(log_make(&sim_disk, -1, world->secret, 5 * MIB), 0);
+    assert_int_equal(wal_make(&sim_disk, -1, world->secret, 5 * MIB), 0);
     assert_true(file_bytes("log.0") >= FIRST_AT + BATCH_HEADER_BYTES + 5 * MIB);
 }
 
@@ -778,13 +778,13 @@ static void cut_off_in_the_making(void **state)
         sim_disk_put("log.1", zeros, sizes[i]);
         sim_disk_fail(SIM_MAKE | SIM_WRITE, 1, true, ENOSPC);
         reopen(world);
-        assert_int_equal(log_slots(world->log), 1);
+        assert_int_equal(wal_slots(world->wal), 1);
         assert_found(world, world->count - 1, world->count);
         world->applied = newest(world);
         go_on(world);
         sim_disk_fail(SIM_MAKE, 1, true, ENOSPC);
         fill_slot(world, MIB, 0);
-        assert_int_equal(log_prepare(world->log), ENOSPC);
+        assert_int_equal(wal_prepare(world->wal), ENOSPC);
         sim_disk_put("log.1", zeros, sizes[i]);
         sim_disk_fail(0, 0, false, 0);
         make_slot(world);
@@ -796,8 +796,8 @@ static void cut_off_in_the_making(void **state)
         assert_found(world, world->count - 1, world->count);
         /* Once more, without it. */
         world->slots = 1;
-        log_close(world->log);
-        world->log = NULL;
+        wal_close(world->wal);
+        world->wal = NULL;
         sim_disk_drop("log.1");
         world->applied = newest(world);
         start(world);
@@ -811,7 +811,7 @@ static void cut_off_in_the_making(void **state)
 static void a_slot_that_the_tables_forgot(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     start(world);
     fill_slot(world, MIB, 0);
@@ -819,7 +819,7 @@ static void a_slot_that_the_tables_forgot(void **state)
     append(world, 1, 300);
     world->slots = 1;
     reopen(world);
-    assert_int_equal(log_slots(world->log), 2);
+    assert_int_equal(wal_slots(world->wal), 2);
     assert_found(world, 0, world->count);
     world->applied = newest(world);
     go_on(world);
@@ -828,8 +828,8 @@ static void a_slot_that_the_tables_forgot(void **state)
     fill_slot(world, MIB, 0);
     make_slot(world);
     append(world, 1, 300);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     world->slots = 1;
     uint64_t bytes;
     const uint8_t *data = sim_disk_data("log.1", &bytes);
@@ -851,15 +851,15 @@ static void a_slot_that_the_tables_forgot(void **state)
 static void missing_slot(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     start(world);
     fill_slot(world, MIB, 0);
     make_slot(world);
     append(world, 1, 300);
     apply_to(world, world->made[0].changes);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     sim_disk_drop("log.1");
     assert_null(try_open(world, false, &error));
     assert_int_equal(error.exit_code, 65);
@@ -873,18 +873,18 @@ static void missing_slot(void **state)
 
     /* A slot that the tables do not know of need not be there. */
     world->slots = 1;
-    world->log = try_open(world, false, &error);
-    assert_non_null(world->log);
+    world->wal = try_open(world, false, &error);
+    assert_non_null(world->wal);
     world->slots = 2;
-    log_close(world->log);
-    world->log = try_open(world, true, &error);
-    assert_non_null(world->log);
-    assert_int_equal(log_slots(world->log), 2);
+    wal_close(world->wal);
+    world->wal = try_open(world, true, &error);
+    assert_non_null(world->wal);
+    assert_int_equal(wal_slots(world->wal), 2);
     go_on(world);
     const struct batch_header header = append(world, 1, 300);
     assert_lies(world, "log.1", &header);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
 
     sim_disk_drop("log.0");
     assert_null(try_open(world, false, &error));
@@ -921,7 +921,7 @@ static void known_slots(void **state)
     };
     struct world *world = *state;
     uint8_t other_secret[RECORD_SECRET_BYTES] = {1};
-    struct store_error error;
+    struct failure error;
     uint64_t bytes;
 
     start(world);
@@ -931,8 +931,8 @@ static void known_slots(void **state)
     const uint8_t *there = sim_disk_data("log.1", &bytes);
     uint8_t *good = mem_alloc(bytes), *bad = mem_alloc(bytes);
     memcpy(good, there, bytes);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     /* Also a slot of which everything is applied, and one in which nothing was. */
     for (int round = 0; round < 3; round++) {
         if (round == 1)
@@ -958,24 +958,24 @@ static void known_slots(void **state)
                                               : bytes);
             if (kind == MISSING)
                 sim_disk_drop("log.1");
-            world->log = try_open(world, false, &error);
-            assert_null(world->log);
+            world->wal = try_open(world, false, &error);
+            assert_null(world->wal);
             assert_int_equal(error.exit_code, 65);
             assert_non_null(strstr(error.message, "log.1: is not as it was left"));
             if (!strstr(error.message, reasons[kind]))
                 fail_msg("%d: %s", kind, error.message);
             assert_int_equal(sim_disk_open_files(), 0);
             /* Accepted, it is a slot again, and the next start has nothing to complain of. */
-            world->log = try_open(world, true, &error);
-            assert_non_null(world->log);
-            assert_true(log_lost(world->log));
+            world->wal = try_open(world, true, &error);
+            assert_non_null(world->wal);
+            assert_true(wal_lost(world->wal));
             const uint64_t before = world->applied;
             world->applied = newest(world);
             go_on(world);
             reopen(world);
-            assert_false(log_lost(world->log));
-            log_close(world->log);
-            world->log = NULL;
+            assert_false(wal_lost(world->wal));
+            wal_close(world->wal);
+            world->wal = NULL;
             world->applied = before;
             if (round < 2)
                 world->segment = 0;
@@ -990,7 +990,7 @@ static void known_slots(void **state)
 static void lost_middle(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     start(world);
     fill_slot(world, MIB, 0);
@@ -1000,17 +1000,17 @@ static void lost_middle(void **state)
     make_slot(world);
     append(world, 1, 300);
     append(world, 2, 300);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
     sim_disk_drop("log.1");
     assert_null(try_open(world, false, &error));
     assert_int_equal(error.exit_code, 65);
-    world->log = try_open(world, true, &error);
-    assert_non_null(world->log);
-    assert_int_equal(log_found(world->log), 3);
-    assert_true(is_made(log_batch(world->log, 0), &world->made[0]));
-    assert_true(is_made(log_batch(world->log, 1), &world->made[world->count - 2]));
-    assert_true(is_made(log_batch(world->log, 2), &world->made[world->count - 1]));
+    world->wal = try_open(world, true, &error);
+    assert_non_null(world->wal);
+    assert_int_equal(wal_found(world->wal), 3);
+    assert_true(is_made(wal_batch(world->wal, 0), &world->made[0]));
+    assert_true(is_made(wal_batch(world->wal, 1), &world->made[world->count - 2]));
+    assert_true(is_made(wal_batch(world->wal, 2), &world->made[world->count - 1]));
     world->applied = newest(world);
     go_on(world);
     append(world, 1, 300);
@@ -1077,20 +1077,20 @@ static uint32_t bytes_of_made(const struct world *world, uint32_t n)
 /* Opens: those from `from` to before `end` are there (end 0: it is damage). */
 static void assert_answer(struct world *world, uint32_t from, uint32_t end)
 {
-    struct store_error error;
+    struct failure error;
 
-    world->log = try_open(world, false, &error);
+    world->wal = try_open(world, false, &error);
     if (end == 0) {
-        assert_null(world->log);
+        assert_null(world->wal);
         assert_int_equal(error.exit_code, 65);
         assert_true(strlen(error.message) > 0);
         return;
     }
-    if (!world->log)
+    if (!world->wal)
         fail_msg("%s", error.message);
     assert_found(world, from, end);
-    log_close(world->log);
-    world->log = NULL;
+    wal_close(world->wal);
+    world->wal = NULL;
 }
 
 /* A bit that flips in the very last batch cannot be told from one that was torn: it counts as never written, though it
@@ -1143,7 +1143,7 @@ static void cut_files(void **state)
 static void gaps(void **state)
 {
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     put_two_segments(world);
     for (unsigned bad = 0; bad < 1u << ALL; bad++) {
@@ -1155,22 +1155,22 @@ static void gaps(void **state)
                 good++, last_good = n + 1;
             good_end += n == good_end && !(bad >> n & 1);
         }
-        world->log = try_open(world, false, &error);
-        assert_int_equal(world->log != NULL, last_good == good_end);
-        if (world->log)
+        world->wal = try_open(world, false, &error);
+        assert_int_equal(world->wal != NULL, last_good == good_end);
+        if (world->wal)
             assert_found(world, 0, good_end);
         else
             assert_int_equal(error.exit_code, 65);
-        log_close(world->log);
+        wal_close(world->wal);
 
-        world->log = try_open(world, true, &error);
-        assert_non_null(world->log);
-        assert_int_equal(log_found(world->log), good);
+        world->wal = try_open(world, true, &error);
+        assert_non_null(world->wal);
+        assert_int_equal(wal_found(world->wal), good);
         for (uint32_t n = 0, at = 0; n < ALL; n++)
             if (!(bad >> n & 1))
-                assert_true(is_made(log_batch(world->log, at++), &world->made[n]));
-        log_close(world->log);
-        world->log = NULL;
+                assert_true(is_made(wal_batch(world->wal, at++), &world->made[n]));
+        wal_close(world->wal);
+        world->wal = NULL;
         put_two_segments(world);
     }
 }
@@ -1180,7 +1180,7 @@ static void where_the_damage_is(void **state)
 {
     static const struct {
         uint32_t bad;
-        const char *changes, *place;
+        const char *changes, *expiry_key;
     } expected[] = {
         {0, "changes 1 to 1 ", "log.0: is damaged"},
         {0, "changes 1 to 1 ", "before byte 8192"},
@@ -1191,13 +1191,13 @@ static void where_the_damage_is(void **state)
          "log.0: is damaged: the changes 7 to 10 do not read, and later ones do (from byte 20480"},
     };
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
         put_two_segments(world);
         sim_disk_flip(file_of(expected[i].bad), start_of(expected[i].bad) + 20, 3);
         assert_null(try_open(world, false, &error));
-        if (!strstr(error.message, expected[i].changes) || !strstr(error.message, expected[i].place))
+        if (!strstr(error.message, expected[i].changes) || !strstr(error.message, expected[i].expiry_key))
             fail_msg("%zu: %s", i, error.message);
     }
 }
@@ -1209,20 +1209,20 @@ static void unreadable(void **state)
         int code, exit_code;
     } answers[] = {{EIO, 74}, {EACCES, 77}, {EPERM, 77}, {EMFILE, 71}, {ENOMEM, 71}};
     struct world *world = *state;
-    struct store_error error;
+    struct failure error;
 
     put_two_segments(world);
     for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++)
         for (uint32_t nth = 1;; nth++) {
             sim_disk_fail(SIM_ALL, nth, false, answers[i].code);
-            world->log = try_open(world, false, &error);
+            world->wal = try_open(world, false, &error);
             if (sim_disk_failed() == 0) {
                 assert_found(world, 0, ALL);
-                log_close(world->log);
-                world->log = NULL;
+                wal_close(world->wal);
+                world->wal = NULL;
                 break;
             }
-            assert_null(world->log);
+            assert_null(world->wal);
             assert_int_equal(error.exit_code, answers[i].exit_code);
             assert_non_null(strstr(error.message, "log."));
             assert_int_equal(sim_disk_open_files(), 0);
@@ -1245,12 +1245,12 @@ static void *write_many(void *context)
     struct world *world = threads->world;
 
     for (uint32_t n = 0; n < THREAD_BATCHES && !threads->broken;) {
-        const uint64_t bytes = n % 60 == 50 ? LOG_SLOT_BYTES_MAX + MIB : 200 + n * 3571 % (400 * 1024);
+        const uint64_t bytes = n % 60 == 50 ? WAL_SLOT_BYTES_MAX + MIB : 200 + n * 3571 % (400 * 1024);
         const struct made made = {n * 3 + 1, 3, (uint32_t)bytes, n};
         struct batch batch = make_made(&made);
-        while (!log_has_room(world->log, batch.bytes->size) && !threads->broken)
+        while (!wal_has_room(world->wal, batch.bytes->size) && !threads->broken)
             sched_yield();
-        if (log_append(world->log, batch.bytes->data) != 0)
+        if (wal_append(world->wal, batch.bytes->data) != 0)
             threads->broken = true;
         blob_release(batch.bytes);
         world->made[n++] = made;
@@ -1263,18 +1263,18 @@ static void *write_many(void *context)
 static void *apply_many(void *context)
 {
     struct threads *threads = context;
-    struct log *log = threads->world->log;
+    struct wal *wal = threads->world->wal;
 
     while (!threads->over && !threads->broken) {
         const uint64_t durable = threads->durable;
-        if (log_prepare(log) != 0)
+        if (wal_prepare(wal) != 0)
             threads->broken = true;
-        threads->world->slots = log_slots(log);
-        log_add_slot(log);
+        threads->world->slots = wal_slots(wal);
+        wal_add_slot(wal);
         if (durable > 0 && durable % 5 == 0)
-            log_applied(log, threads->world->applied = durable);
-        if (durable > 0 && !log_has_room(log, MIB))
-            log_applied(log, threads->world->applied = durable);
+            wal_applied(wal, threads->world->applied = durable);
+        if (durable > 0 && !wal_has_room(wal, MIB))
+            wal_applied(wal, threads->world->applied = durable);
         sched_yield();
     }
     return NULL;
@@ -1288,7 +1288,7 @@ static void two_threads(void **state)
     pthread_t writer, applier;
     uint32_t first = 0;
 
-    world->change_bytes_max = LOG_SLOT_BYTES_MAX + MIB;
+    world->change_bytes_max = WAL_SLOT_BYTES_MAX + MIB;
     start(world);
     assert_int_equal(pthread_create(&writer, NULL, write_many, &threads), 0);
     assert_int_equal(pthread_create(&applier, NULL, apply_many, &threads), 0);
@@ -1305,36 +1305,36 @@ static void two_threads(void **state)
 
 int main(void)
 {
-#define LOG_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define WAL_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        LOG_TEST(the_disk),
-        LOG_TEST(a_new_log),
-        LOG_TEST(append_and_recover),
-        LOG_TEST(leftovers),
-        LOG_TEST(a_torn_batch_reads_later),
-        LOG_TEST(a_torn_batch_stands_for_nothing),
-        LOG_TEST(a_torn_first_batch_reads_later),
-        LOG_TEST(another_version),
-        LOG_TEST(moved),
-        LOG_TEST(another_secret),
-        LOG_TEST(slots_double),
-        LOG_TEST(prepared_and_forgotten),
-        LOG_TEST(no_slot_to_have),
-        LOG_TEST(used_again),
-        LOG_TEST(one_slot_only),
-        LOG_TEST(no_slot_grows),
-        LOG_TEST(room_for_the_largest_change),
-        LOG_TEST(cut_off_in_the_making),
-        LOG_TEST(a_slot_that_the_tables_forgot),
-        LOG_TEST(missing_slot),
-        LOG_TEST(known_slots),
-        LOG_TEST(lost_middle),
-        LOG_TEST(flipped_bits),
-        LOG_TEST(cut_files),
-        LOG_TEST(gaps),
-        LOG_TEST(where_the_damage_is),
-        LOG_TEST(unreadable),
-        LOG_TEST(two_threads),
+        WAL_TEST(the_disk),
+        WAL_TEST(a_new_log),
+        WAL_TEST(append_and_recover),
+        WAL_TEST(leftovers),
+        WAL_TEST(a_torn_batch_reads_later),
+        WAL_TEST(a_torn_batch_stands_for_nothing),
+        WAL_TEST(a_torn_first_batch_reads_later),
+        WAL_TEST(another_version),
+        WAL_TEST(moved),
+        WAL_TEST(another_secret),
+        WAL_TEST(slots_double),
+        WAL_TEST(prepared_and_forgotten),
+        WAL_TEST(no_slot_to_have),
+        WAL_TEST(used_again),
+        WAL_TEST(one_slot_only),
+        WAL_TEST(no_slot_grows),
+        WAL_TEST(room_for_the_largest_change),
+        WAL_TEST(cut_off_in_the_making),
+        WAL_TEST(a_slot_that_the_tables_forgot),
+        WAL_TEST(missing_slot),
+        WAL_TEST(known_slots),
+        WAL_TEST(lost_middle),
+        WAL_TEST(flipped_bits),
+        WAL_TEST(cut_files),
+        WAL_TEST(gaps),
+        WAL_TEST(where_the_damage_is),
+        WAL_TEST(unreadable),
+        WAL_TEST(two_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
