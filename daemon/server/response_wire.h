@@ -1,5 +1,5 @@
 /* The replies that are nearly all of the traffic, written straight to bytes: Begin's EXECUTE and REPLAY, Complete's and
- * Renew's. They are the bytes that protobuf-c writes of what response.c makes of the same reply. */
+ * Renew's. They are the bytes that response_messages.c makes of the same reply. */
 #ifndef IDEMD_RESPONSE_WIRE_H
 #define IDEMD_RESPONSE_WIRE_H
 
@@ -13,7 +13,7 @@
 
 /* Is it one of those? Its code is OK. */
 bool response_wire_has(const struct reply *reply);
-/* Encodes such a reply, as response_of_reply says. */
+/* Encodes such a reply, as response_of_reply does. */
 struct response response_wire_put(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now);
 
 #endif

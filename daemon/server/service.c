@@ -18,7 +18,8 @@
 #include "daemon/server/metrics.h"
 #include "daemon/server/request.h"
 #include "daemon/server/request_wire.h"
-#include "daemon/server/response.h"
+#include "daemon/server/response_messages.h"
+#include "daemon/server/response_wire.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 #include "proto/scan.h"
@@ -114,13 +115,20 @@ static void note_space(struct service *service)
     notes_space(&service->notes, &space, service->now->boot_ms);
 }
 
+static struct response encode(const struct service *service, uint64_t request, const struct reply *reply)
+{
+    if (reply->code == CODE_OK && response_wire_has(reply))
+        return response_wire_put(service->arena, request, reply, service->now);
+    return response_of_reply(service->arena, request, reply, service->now);
+}
+
 /* An answer of the engine: encoded, then sent or held. */
 static void on_reply(void *context, struct party *party, uint64_t request, const struct reply *reply)
 {
     struct service *service = context;
     struct session *session = session_of(party);
     const size_t mark = arena_mark(service->arena);
-    const struct response response = response_of_reply(service->arena, request, reply, service->now);
+    const struct response response = encode(service, request, reply);
 
     count_answer(service, reply);
     if (reply->code == CODE_RESOURCE_EXHAUSTED)

@@ -11,7 +11,7 @@
 
 #include "daemon/server/request.h"
 #include "daemon/server/request_wire.h"
-#include "daemon/server/response.h"
+#include "daemon/server/response_messages.h"
 #include "daemon/server/response_wire.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
@@ -614,7 +614,7 @@ static void write_both_ways(struct arena *arena, const struct reply *reply)
     const struct now now = {.wall_ms = some_number(UINT64_MAX), .retention_ms = some_number(UINT64_MAX)};
     const uint64_t id = between(1, UINT64_MAX);
     const struct response got = response_wire_put(arena, id, reply, &now);
-    const struct response expected = response_of_reply_by_messages(arena, id, reply, &now);
+    const struct response expected = response_of_reply(arena, id, reply, &now);
 
     assert_true(response_wire_has(reply));
     assert_int_equal(got.head_bytes, expected.head_bytes);

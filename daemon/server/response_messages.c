@@ -1,15 +1,13 @@
-/* A reply is put into generated messages (on the arena), packed, and, where it has an outcome, ended by hand:
+/* A reply is put into generated messages (on the arena) and packed. If it has an outcome, it is ended by hand:
  *
- *     header | id | status | result tag, length | result's fields | outcome tag, length | kind, code .. | attributes,
- * body
- *     `------------------------------- head ------------------------------------------------------'   `---- tail ----'
+ *     header | id | result tag, length | its fields | outcome tag, length | kind, code .. | attributes, body
+ *     `------------------------------- head ----------------------------------------'    `--- shared ---'
  *
  * Each call has one function that fills its result. */
-#include "daemon/server/response.h"
+#include "daemon/server/response_messages.h"
 
 #include <assert.h>
 
-#include "daemon/server/response_wire.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
 
@@ -290,7 +288,7 @@ static size_t tag_bytes(uint32_t field, uint64_t size)
     return frame_varint_bytes(field << 3 | LENGTH_DELIMITED) + frame_varint_bytes(size);
 }
 
-/* Packs a Response whose result ends in an outcome, of which the tail is sent from where it lies. `result` is the
+/* Packs a Response whose result ends in an outcome, whose attributes and body are sent from where they lie. `result` is the
  * result's message without it; `around` the Response without its result. */
 static struct response with_outcome(struct arena *arena, const Idem__V1__Response *around,
                                     const ProtobufCMessage *result, const struct reply *reply)
@@ -317,8 +315,7 @@ static struct response with_outcome(struct arena *arena, const Idem__V1__Respons
     return (struct response){.head = head, .head_bytes = (uint32_t)head_bytes, .shared = reply->outcome};
 }
 
-struct response response_of_reply_by_messages(struct arena *arena, uint64_t id, const struct reply *reply,
-                                              const struct now *now)
+struct response response_of_reply(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now)
 {
     const struct building building = {arena, reply, now};
     Idem__V1__Response response = IDEM__V1__RESPONSE__INIT, around = IDEM__V1__RESPONSE__INIT;
@@ -332,13 +329,6 @@ struct response response_of_reply_by_messages(struct arena *arena, uint64_t id, 
     if (reply->show_outcome)
         return with_outcome(arena, &around, &response.hello->base, reply);
     return response_of_message(arena, &response);
-}
-
-struct response response_of_reply(struct arena *arena, uint64_t id, const struct reply *reply, const struct now *now)
-{
-    if (reply->code == CODE_OK && response_wire_has(reply))
-        return response_wire_put(arena, id, reply, now);
-    return response_of_reply_by_messages(arena, id, reply, now);
 }
 
 struct response response_of_error(struct arena *arena, uint64_t id, enum code code, const char *reason,
