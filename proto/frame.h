@@ -41,6 +41,18 @@ static inline size_t frame_put_varint(uint8_t *out, uint64_t value)
     return frame_put_long_varint(out, value);
 }
 
+/* protobuf's zigzag, which makes small numbers of either sign small: 0, -1, 1, -2 .. become 0, 1, 2, 3 .. Of a number
+ * of 32 bits it is the zigzag of sint32. */
+static inline uint64_t frame_zigzag(int64_t value)
+{
+    return (uint64_t)value << 1 ^ (uint64_t)(value >> 63);
+}
+
+static inline int64_t frame_unzigzag(uint64_t value)
+{
+    return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
+}
+
 /* One for each 7 bits up to the highest that is set: 9/64 is a seventh, and exact as far as 64 bits go. */
 static inline size_t frame_varint_bytes(uint64_t value)
 {

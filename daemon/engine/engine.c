@@ -8,6 +8,7 @@
 #include "daemon/engine/binding.h"
 #include "daemon/engine/decide.h"
 #include "daemon/base/memory.h"
+#include "daemon/base/number.h"
 #include "daemon/engine/space.h"
 #include "proto/limits.h"
 
@@ -303,16 +304,6 @@ static void end_waits(struct engine *engine, const struct now *now)
         decide_wait_end(engine, (struct parked *)(void *)first, now);
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t later(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Takes what is no more from the index, at most so much. */
 static void take_swept(struct engine *engine, uint32_t most)
 {
@@ -356,7 +347,7 @@ static uint64_t apply(struct engine *engine, const struct now *now)
         sweep_s = now->retention_ms / 1000;
     else if (first)
         next_ms = now->boot_ms + (due_ms - now->retention_ms);
-    return earlier(next_ms, store_apply(engine->store, sweep_s, now->boot_ms));
+    return number_min(next_ms, store_apply(engine->store, sweep_s, now->boot_ms));
 }
 
 static void submit(struct engine *engine, const struct now *now, const struct clock_mark *mark)
@@ -383,7 +374,7 @@ static uint64_t first_end_ms(const struct engine *engine)
 {
     const struct deadline *lease = deadlines_first(&engine->leases), *grace = deadlines_first(&engine->graces);
 
-    return earlier(lease ? lease->at_ms : UINT64_MAX, grace ? grace->at_ms : UINT64_MAX);
+    return number_min(lease ? lease->at_ms : UINT64_MAX, grace ? grace->at_ms : UINT64_MAX);
 }
 
 static uint64_t next_lease_ms(const struct engine *engine, const struct now *now, uint64_t seen_ms)
@@ -393,10 +384,10 @@ static uint64_t next_lease_ms(const struct engine *engine, const struct now *now
     if (end_ms == UINT64_MAX)
         return UINT64_MAX;
     if (end_ms < seen_ms - engine->stalled_ms) /* more have ended than end in one turn */
-        return store_backlog_bytes(engine->store) > BACKLOG_BYTES_CALM ? later(engine->lease_ends_ms, now->boot_ms)
+        return store_backlog_bytes(engine->store) > BACKLOG_BYTES_CALM ? number_max(engine->lease_ends_ms, now->boot_ms)
                                                                        : now->boot_ms;
     /* One that is over, and may have been renewed by what is not read yet, is looked at soon. */
-    return earlier(later(end_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
+    return number_min(number_max(end_ms + engine->stalled_ms, now->boot_ms) + 1, now->boot_ms + HEARTBEAT_MS);
 }
 
 static uint64_t next_wait_ms(const struct engine *engine)
@@ -416,7 +407,7 @@ uint64_t engine_turn(struct engine *engine, const struct now *now, uint64_t seen
     submit(engine, now, mark);
     next_ms = apply(engine, now);
     end_reading(engine);
-    return earlier(next_ms, earlier(next_lease_ms(engine, now, seen_ms), next_wait_ms(engine)));
+    return number_min(next_ms, number_min(next_lease_ms(engine, now, seen_ms), next_wait_ms(engine)));
 }
 
 void engine_stored(struct engine *engine, const struct store_event *event, const struct now *now)

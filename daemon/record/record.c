@@ -197,20 +197,10 @@ static void store64(uint8_t *out, uint64_t value)
     memcpy(out, &value, sizeof value);
 }
 
-static uint64_t zigzag(int64_t value)
-{
-    return (uint64_t)value << 1 ^ (uint64_t)(value >> 63);
-}
-
-static int64_t unzigzag(uint64_t value)
-{
-    return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
-}
-
 /* A time that may be missing, near another. */
 static uint64_t time_near(uint64_t time_ms, uint64_t base_ms)
 {
-    return time_ms ? 1 + zigzag((int64_t)(time_ms - base_ms)) : 0;
+    return time_ms ? 1 + frame_zigzag((int64_t)(time_ms - base_ms)) : 0;
 }
 
 static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
@@ -319,7 +309,7 @@ static uint8_t *put_done(uint8_t *out, const struct record *record)
     out = put_varint(out, record->revision - record->fence);
     out = put_given(out, given, GIVEN_DONE_FLAGS, record->flags);
     out = put_given(out, given, GIVEN_DONE_INTERRUPTED, time_near(record->interrupted_ms, record->begun_ms));
-    out = put_given(out, given, GIVEN_CODE, zigzag(record->outcome_code));
+    out = put_given(out, given, GIVEN_CODE, frame_zigzag(record->outcome_code));
     out = body_told ? out : put_varint(out, record->body_bytes);
     out = put_given(out, given, GIVEN_BODY_EXPIRES, record->expires_ms - record->body_expires_ms);
     out = put_given(out, given, GIVEN_ATTRIBUTES, record->attributes_bytes);
@@ -484,7 +474,7 @@ INLINE uint64_t get_time_near(struct reader *reader, uint64_t base_ms)
 {
     const uint64_t value = get_varint(reader);
 
-    return value ? base_ms + (uint64_t)unzigzag(value - 1) : 0;
+    return value ? base_ms + (uint64_t)frame_unzigzag(value - 1) : 0;
 }
 
 INLINE void get_digest(struct reader *reader, struct record *record)
@@ -597,7 +587,7 @@ INLINE void get_done(struct reader *reader, struct record *record)
     record->revision = record->fence + get_varint_below(reader, IDEM_FENCE_MAX);
     record->flags = (uint8_t)get_given(reader, given, GIVEN_DONE_FLAGS, UINT8_MAX);
     record->interrupted_ms = given & GIVEN_DONE_INTERRUPTED ? get_time_near(reader, record->begun_ms) : 0;
-    record->outcome_code = (int32_t)unzigzag(get_given(reader, given, GIVEN_CODE, UINT32_MAX));
+    record->outcome_code = (int32_t)frame_unzigzag(get_given(reader, given, GIVEN_CODE, UINT32_MAX));
     record->body_bytes = get_given(reader, given, GIVEN_BODY, UINT64_MAX);
     record->body_expires_ms = record->expires_ms - get_given(reader, given, GIVEN_BODY_EXPIRES, record->expires_ms);
     record->attributes_bytes = (uint32_t)get_given(reader, given, GIVEN_ATTRIBUTES, UINT32_MAX);

@@ -95,12 +95,9 @@ static inline bool flag_at(const struct scan_fields *fields, unsigned number)
     return bits != 0;
 }
 
-/* protobuf's zigzag: 0, -1, 1, -2 .. */
 static inline int32_t signed_at(const struct scan_fields *fields, unsigned number)
 {
-    const uint32_t value = short_at(fields, number);
-
-    return (int32_t)(value >> 1 ^ (0u - (value & 1)));
+    return (int32_t)frame_unzigzag(short_at(fields, number));
 }
 
 static const struct bytes empty = {(const uint8_t *)"", 0}, none = {NULL, 0};

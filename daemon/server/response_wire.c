@@ -77,12 +77,6 @@ static inline uint8_t *close_message(uint8_t *at, unsigned number, const uint8_t
     return put_tag(put_varint(at, (uint64_t)(end - at) + more), number, LENGTH_DELIMITED);
 }
 
-/* protobuf's zigzag: 0, -1, 1, -2 .. */
-static uint32_t zigzag(int32_t value)
-{
-    return (uint32_t)value << 1 ^ (value < 0 ? UINT32_MAX : 0);
-}
-
 /* ---- Parts of results ---------------------------------------------------------------- */
 
 static uint8_t *put_info(uint8_t *at, unsigned number, const struct reply_operation *operation, const struct now *now)
@@ -140,7 +134,7 @@ static inline uint8_t *put_outcome(uint8_t *at, unsigned number, const struct re
     at = put_number(at, 7, !!(record->flags & RECORD_ATTRIBUTES_DROPPED));
     at = put_number(at, 6, record->body_bytes);
     at = put_number(at, 5, reply->body_dropped);
-    at = put_number(at, 2, zigzag(record->outcome_code));
+    at = put_number(at, 2, frame_zigzag(record->outcome_code));
     at = put_number(at, 1, record->outcome_kind);
     return close_message(at, number, end, reply->outcome.size);
 }

@@ -30,6 +30,7 @@
 #include "daemon/server/listener.h"
 #include "daemon/base/logging.h"
 #include "daemon/base/memory.h"
+#include "daemon/base/number.h"
 #include "daemon/server/service.h"
 #include "daemon/store/store.h"
 #include "proto/limits.h"
@@ -187,11 +188,6 @@ static void note_memory(struct server *server)
               log_number(mem_used()), "limit_bytes", log_number(mem_limited()), NULL);
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 static void plan(struct server *server, uint64_t next_ms)
 {
     if (server->accept_again_ms && server->accept_again_ms < next_ms)
@@ -252,7 +248,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *watcher, int events)
     server->closed = server->conns.closed;
     if (server->drain_end_ms && (server->conns.count == 0 || server->now.boot_ms >= server->drain_end_ms))
         ev_break(server->loop, EVBREAK_ALL);
-    plan(server, earlier(next_ms, conns_next_ms(&server->conns)));
+    plan(server, number_min(next_ms, conns_next_ms(&server->conns)));
     service_turned(server->service, clock_read_ns() - server->woke_ns);
 }
 

@@ -48,23 +48,13 @@ static bool has_record(enum store_change_kind kind)
     return kind == STORE_FINISH || kind == STORE_PUT_UNFINISHED;
 }
 
-static uint64_t zigzag(uint64_t difference)
-{
-    return difference << 1 ^ (uint64_t) - (int64_t)(difference >> 63);
-}
-
-static uint64_t unzigzag(uint64_t value)
-{
-    return value >> 1 ^ (uint64_t) - (int64_t)(value & 1);
-}
-
 /* A number by how it differs from the one before. */
 static size_t put_difference(uint8_t *out, uint64_t value, uint64_t *last)
 {
-    const uint64_t difference = value - *last;
+    const int64_t difference = (int64_t)(value - *last);
 
     *last = value;
-    return frame_put_varint(out, zigzag(difference));
+    return frame_put_varint(out, frame_zigzag(difference));
 }
 
 static uint8_t *put_record(struct batch *batch, uint8_t *at, const struct store_change *change,
@@ -262,7 +252,7 @@ static void get_bytes(struct batch_reader *reader, uint64_t size, struct bytes *
 
 static uint64_t get_difference(struct batch_reader *reader, uint64_t *last)
 {
-    return *last += unzigzag(get_varint(reader));
+    return *last += (uint64_t)frame_unzigzag(get_varint(reader));
 }
 
 static void get_number(struct batch_reader *reader, void *number, uint32_t size)

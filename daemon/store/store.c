@@ -29,6 +29,7 @@
 #include "daemon/base/logging.h"
 #include "daemon/store/mapped.h"
 #include "daemon/base/memory.h"
+#include "daemon/base/number.h"
 #include "daemon/store/origin.h"
 #include "daemon/store/expiry_keys.h"
 #include "daemon/store/tables.h"
@@ -849,11 +850,6 @@ bool store_applying(const struct store *store)
     return worker_busy(&store->applier);
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Has the tail grown, is it old, or does the log need the room? */
 static bool backlog_due(struct store *store, uint64_t boot_ms)
 {
@@ -926,9 +922,9 @@ uint64_t store_apply(struct store *store, uint64_t sweep_s, uint64_t boot_ms)
     }
     applying->trim = store->untrimmed && store->backlog_count == 0 && !store_pending(store) && !store_busy(store);
     if (store->disk_full)
-        next_ms = earlier(next_ms, store->disk_again_ms);
+        next_ms = number_min(next_ms, store->disk_again_ms);
     if (!due && !sweep_s && !slot && !disk && !applying->trim)
-        return store->backlog_count ? earlier(next_ms, store->backlog_since_ms + APPLY_MS) : next_ms;
+        return store->backlog_count ? number_min(next_ms, store->backlog_since_ms + APPLY_MS) : next_ms;
     applying->ask_disk = !store->disk_full || again;
     if (slot || disk)
         store->disk_again_ms = boot_ms + DISK_AGAIN_MS;

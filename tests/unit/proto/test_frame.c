@@ -186,6 +186,30 @@ static void varint_drops_what_is_above_64_bits(void **state)
     assert_true(found == UINT64_MAX >> 1);
 }
 
+/* The examples of protobuf's encoding guide, and both ends of 32 and of 64 bits. */
+static void zigzag_makes_small_numbers_of_either_sign_small(void **state)
+{
+    static const struct {
+        int64_t number;
+        uint64_t zigzag;
+    } pairs[] = {
+        {0, 0},
+        {-1, 1},
+        {1, 2},
+        {-2, 3},
+        {INT32_MAX, 0xfffffffe},
+        {INT32_MIN, 0xffffffff},
+        {INT64_MAX, UINT64_MAX - 1},
+        {INT64_MIN, UINT64_MAX},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        assert_true(frame_zigzag(pairs[i].number) == pairs[i].zigzag);
+        assert_true(frame_unzigzag(pairs[i].zigzag) == pairs[i].number);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +223,7 @@ int main(void)
         cmocka_unit_test(varint_bytes_are_those_of_the_guide),
         cmocka_unit_test(varint_may_be_padded_to_ten_bytes),
         cmocka_unit_test(varint_drops_what_is_above_64_bits),
+        cmocka_unit_test(zigzag_makes_small_numbers_of_either_sign_small),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
