@@ -1,12 +1,12 @@
 /* A cycle's claim goes into one batch and its outcome into the next, as a client would have it. */
 #include "bench/batches.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 
+#include "bench/need.h"
 #include "bench/plan.h"
 
 struct run {
@@ -23,11 +23,7 @@ static void append(struct run *run, uint64_t began_ns)
 {
     if (run->count == run->capacity) {
         run->capacity = 2 * run->capacity + 1024;
-        run->operations = realloc(run->operations, run->capacity * sizeof *run->operations);
-        if (!run->operations) {
-            fprintf(stderr, "idem-bench: out of memory\n");
-            exit(71);
-        }
+        run->operations = need(realloc(run->operations, run->capacity * sizeof *run->operations));
     }
     plan_next(&run->plan, &run->operations[run->count]);
     run->operations[run->count++].began_ns = began_ns;
@@ -126,11 +122,9 @@ static bool run_all(struct run *run, double seconds)
 
 static bool fill(struct run *run)
 {
-    struct load_result *made = calloc(1, sizeof *made), *result = run->result;
+    struct load_result *made = need(calloc(1, sizeof *made)), *result = run->result;
     bool good;
 
-    if (!made)
-        return false;
     run->plan.filling = true;
     run->result = made;
     good = run_all(run, 3600) && made->errors == 0;

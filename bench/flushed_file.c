@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "bench/need.h"
 #include "bench/pool.h"
 
 enum { FILE_BYTES = 128 * 1024 * 1024, PAGE_BYTES = 4096 };
@@ -50,10 +51,8 @@ static bool prepare(int fd)
 
 struct flushed_file *flushed_file_open(const char *directory)
 {
-    struct flushed_file *file = calloc(1, sizeof *file);
+    struct flushed_file *file = need(calloc(1, sizeof *file));
 
-    if (!file)
-        return NULL;
     file->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (file->fd < 0 || !prepare(file->fd)) {
         complain(directory);
@@ -77,12 +76,8 @@ void flushed_file_close(struct flushed_file *file)
 static void grow(struct flushed_file *file, size_t bytes)
 {
     const size_t capacity = (2 * file->capacity + bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    uint8_t *batch = aligned_alloc(PAGE_BYTES, capacity);
+    uint8_t *batch = need(aligned_alloc(PAGE_BYTES, capacity));
 
-    if (!batch) {
-        complain("memory");
-        exit(71);
-    }
     if (file->size)
         memcpy(batch, file->batch, file->size);
     free(file->batch);

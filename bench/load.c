@@ -1,47 +1,41 @@
-/* Connections with slots. A slot runs one operation at a time - one request, or two for a cycle - and each connection
- * has as many slots as requests may be in flight. In the closed loop a slot begins its next operation as soon as one
- * ends; in the open loop when the clock says so, and an operation that found no free slot in time still counts from
+/* Lanes with slots. A slot runs one operation at a time: one request, or two if it is a cycle. A lane is a connection
+ * with as many slots as requests may be in flight on it. In the closed loop a slot begins its next operation as soon as
+ * one ends. In the open loop the clock says when, and an operation that finds no free slot in time still counts from
  * when it was due. */
 #include "bench/load.h"
 
 #include <errno.h>
 #include <ev.h>
-#include <netdb.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/timerfd.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "bench/connection.h"
+#include "bench/need.h"
 #include "bench/plan.h"
 
 enum {
-    READ_BYTES = 65536,  /* room for each read */
     DUE_STEP_NS = 50000, /* the open loop wakes up no more often */
     LATE_ANSWERS_S = 10, /* how long answers may take after the end */
     SLOT_BITS = 10,      /* of a request's sequence; above them it counts, so that none is used twice */
 };
 _Static_assert(LOAD_PIPELINE_MAX <= 1 << SLOT_BITS, "a slot's number fits");
 
-struct slot {
+struct load_slot {
     struct operation operation;
-    struct connection *connection;
+    struct lane *lane;
     bool busy;
 };
 
-struct connection {
+struct lane {
     struct load *load;
-    ev_io readable, writable;
-    int fd;
+    struct connection connection;
     bool dirty; /* has something to send when the turn ends */
-    struct slot *slots;
+    struct load_slot *slots;
     uint32_t *order; /* in_order targets: slots by when their requests were sent, a ring */
     uint32_t order_first, order_count;
-    uint8_t *out, *in;
-    size_t out_size, out_sent, out_capacity, in_size, in_capacity;
     uint64_t sent; /* requests */
 };
 
@@ -51,8 +45,8 @@ struct load {
     struct load_result *result;
     struct plan plan;
     struct ev_loop *loop;
-    struct connection *connections, **dirty;
-    struct slot *slots;
+    struct lane *lanes, **dirty;
+    struct load_slot *slots;
     uint32_t *free; /* open loop: slots with nothing to do, a ring; the longest idle first */
     uint32_t slot_count, free_first, free_count, dirty_count, busy;
     size_t request_bytes_max;
@@ -64,15 +58,6 @@ struct load {
     uint64_t began_ns, due_count; /* open loop: operations begun so far */
     bool broken;
 };
-
-static void *need(void *memory)
-{
-    if (!memory) {
-        fprintf(stderr, "idem-bench: out of memory\n");
-        exit(71);
-    }
-    return memory;
-}
 
 static void fail(struct load *load, const char *what)
 {
@@ -90,51 +75,43 @@ static bool is_closed(const struct load *load)
 
 /* ---- Sending --------------------------------------------------------------------- */
 
-static void make_room(struct connection *connection, size_t bytes)
+static void push_order(struct lane *lane, uint32_t at)
 {
-    if (connection->out_capacity - connection->out_size >= bytes)
-        return;
-    connection->out_capacity = 2 * connection->out_capacity + bytes;
-    connection->out = need(realloc(connection->out, connection->out_capacity));
+    const uint32_t pipeline = lane->load->options->pipeline;
+    const uint32_t last = lane->order_first + lane->order_count++;
+
+    lane->order[last < pipeline ? last : last - pipeline] = at;
 }
 
-static void push_order(struct connection *connection, uint32_t at)
+static uint32_t shift_order(struct lane *lane)
 {
-    const uint32_t pipeline = connection->load->options->pipeline;
-    const uint32_t last = connection->order_first + connection->order_count++;
+    const uint32_t at = lane->order[lane->order_first];
 
-    connection->order[last < pipeline ? last : last - pipeline] = at;
-}
-
-static uint32_t shift_order(struct connection *connection)
-{
-    const uint32_t at = connection->order[connection->order_first];
-
-    if (++connection->order_first == connection->load->options->pipeline)
-        connection->order_first = 0;
-    connection->order_count--;
+    if (++lane->order_first == lane->load->options->pipeline)
+        lane->order_first = 0;
+    lane->order_count--;
     return at;
 }
 
-static void send_step(struct slot *slot)
+static void send_step(struct load_slot *slot)
 {
-    struct connection *connection = slot->connection;
-    struct load *load = connection->load;
-    const uint32_t at = (uint32_t)(slot - connection->slots);
+    struct lane *lane = slot->lane;
+    struct load *load = lane->load;
+    const uint32_t at = (uint32_t)(slot - lane->slots);
     struct target_request request = plan_request(&load->plan, &slot->operation);
+    uint8_t *room = connection_room(&lane->connection, load->request_bytes_max);
 
-    request.sequence = connection->sent++ << SLOT_BITS | at;
-    make_room(connection, load->request_bytes_max);
-    connection->out_size += load->target->put(&request, connection->out + connection->out_size);
+    request.sequence = lane->sent++ << SLOT_BITS | at;
+    connection_take(&lane->connection, load->target->put(&request, room));
     if (load->target->in_order)
-        push_order(connection, at);
-    if (connection->dirty)
+        push_order(lane, at);
+    if (lane->dirty)
         return;
-    connection->dirty = true;
-    load->dirty[load->dirty_count++] = connection;
+    lane->dirty = true;
+    load->dirty[load->dirty_count++] = lane;
 }
 
-static void begin(struct load *load, struct slot *slot, uint64_t began_ns)
+static void begin(struct load *load, struct load_slot *slot, uint64_t began_ns)
 {
     plan_next(&load->plan, &slot->operation);
     slot->operation.began_ns = began_ns;
@@ -143,48 +120,27 @@ static void begin(struct load *load, struct slot *slot, uint64_t began_ns)
     send_step(slot);
 }
 
-static bool flush(struct connection *connection)
-{
-    while (connection->out_sent < connection->out_size) {
-        const ssize_t size = send(connection->fd, connection->out + connection->out_sent,
-                                  connection->out_size - connection->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (size < 0 && errno == EINTR)
-            continue;
-        if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            ev_io_start(connection->load->loop, &connection->writable);
-            return true;
-        }
-        if (size < 0)
-            return false;
-        connection->out_sent += (size_t)size;
-    }
-    connection->out_size = connection->out_sent = 0;
-    ev_io_stop(connection->load->loop, &connection->writable);
-    return true;
-}
-
 static void flush_all(struct load *load)
 {
     for (uint32_t i = 0; i < load->dirty_count; i++) {
         load->dirty[i]->dirty = false;
-        if (!flush(load->dirty[i]))
-            fail(load, strerror(errno));
+        connection_flush(&load->dirty[i]->connection);
     }
     load->dirty_count = 0;
 }
 
 /* ---- Answers ---------------------------------------------------------------------- */
 
-static void push_free(struct load *load, struct slot *slot)
+static void push_free(struct load *load, struct load_slot *slot)
 {
     const uint64_t last = (uint64_t)load->free_first + load->free_count++;
 
     load->free[last < load->slot_count ? last : last - load->slot_count] = (uint32_t)(slot - load->slots);
 }
 
-static struct slot *shift_free(struct load *load)
+static struct load_slot *shift_free(struct load *load)
 {
-    struct slot *slot = &load->slots[load->free[load->free_first]];
+    struct load_slot *slot = &load->slots[load->free[load->free_first]];
 
     if (++load->free_first == load->slot_count)
         load->free_first = 0;
@@ -192,7 +148,7 @@ static struct slot *shift_free(struct load *load)
     return slot;
 }
 
-static void finish(struct load *load, struct slot *slot, bool failed)
+static void finish(struct load *load, struct load_slot *slot, bool failed)
 {
     slot->busy = false;
     load->busy--;
@@ -208,7 +164,7 @@ static void finish(struct load *load, struct slot *slot, bool failed)
         ev_break(load->loop, EVBREAK_ALL);
 }
 
-static void answered(struct load *load, struct slot *slot, const struct target_reply *reply)
+static void answered(struct load *load, struct load_slot *slot, const struct target_reply *reply)
 {
     struct operation *operation = &slot->operation;
 
@@ -225,80 +181,51 @@ static void answered(struct load *load, struct slot *slot, const struct target_r
     }
 }
 
-/* Whose reply it is; NULL where it is nobody's. */
-static struct slot *slot_of(struct connection *connection, const struct target_reply *reply)
+/* Whose reply it is; NULL if it is nobody's. */
+static struct load_slot *slot_of(struct lane *lane, const struct target_reply *reply)
 {
-    const struct load *load = connection->load;
+    const struct load *load = lane->load;
     uint64_t at = reply->sequence & ((1 << SLOT_BITS) - 1);
 
     if (load->target->in_order) {
-        if (connection->order_count == 0)
+        if (lane->order_count == 0)
             return NULL;
-        at = shift_order(connection);
+        at = shift_order(lane);
     }
-    return at < load->options->pipeline && connection->slots[at].busy ? &connection->slots[at] : NULL;
+    return at < load->options->pipeline && lane->slots[at].busy ? &lane->slots[at] : NULL;
 }
 
-/* Returns the bytes that are no whole reply yet, at the end of what is there. */
-static size_t take_replies(struct connection *connection)
+/* Returns the bytes of the whole replies. */
+static size_t on_received(void *context, const uint8_t *data, size_t size)
 {
-    struct load *load = connection->load;
-    const uint8_t *at = connection->in;
-    size_t left = connection->in_size;
+    struct lane *lane = context;
+    struct load *load = lane->load;
+    size_t used = 0;
 
+    load->now_ns = plan_now_ns();
     while (!load->broken) {
         struct target_reply reply;
-        struct slot *slot;
-        const size_t bytes = load->target->get(at, left, &reply);
+        struct load_slot *slot;
+        const size_t bytes = load->target->get(data + used, size - used, &reply);
 
         if (bytes == 0)
             break;
-        slot = bytes == SIZE_MAX ? NULL : slot_of(connection, &reply);
+        slot = bytes == SIZE_MAX ? NULL : slot_of(lane, &reply);
         if (!slot) {
             fail(load, "sent what is no reply to anything that was asked");
             break;
         }
-        at += bytes;
-        left -= bytes;
+        used += bytes;
         answered(load, slot, &reply);
     }
-    return left;
+    return used;
 }
 
-static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
+static void on_failed(void *context, const char *what)
 {
-    struct connection *connection = watcher->data;
-    struct load *load = connection->load;
-    ssize_t size;
-    size_t left;
+    const struct lane *lane = context;
 
-    (void)loop, (void)events;
-    if (connection->in_capacity - connection->in_size < READ_BYTES) {
-        connection->in_capacity = 2 * (connection->in_capacity + READ_BYTES);
-        connection->in = need(realloc(connection->in, connection->in_capacity));
-    }
-    size = recv(connection->fd, connection->in + connection->in_size, connection->in_capacity - connection->in_size,
-                MSG_DONTWAIT);
-    if (size <= 0) {
-        if (size == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
-            fail(load, size == 0 ? "closed the connection" : strerror(errno));
-        return;
-    }
-    load->now_ns = plan_now_ns();
-    connection->in_size += (size_t)size;
-    left = take_replies(connection);
-    if (left && left < connection->in_size)
-        memmove(connection->in, connection->in + connection->in_size - left, left);
-    connection->in_size = left;
-}
-
-static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
-{
-    struct connection *connection = watcher->data;
-
-    (void)loop, (void)events;
-    if (!flush(connection))
-        fail(connection->load, strerror(errno));
+    fail(lane->load, what);
 }
 
 /* ---- Time ----------------------------------------------------------------------------- */
@@ -324,7 +251,7 @@ static void begin_due(struct load *load)
     const uint64_t now = plan_now_ns();
 
     while (load->free_count && !plan_exhausted(&load->plan) && due_ns(load) <= now) {
-        struct slot *slot = shift_free(load);
+        struct load_slot *slot = shift_free(load);
         begin(load, slot, due_ns(load));
         load->due_count++;
     }
@@ -378,87 +305,34 @@ static void on_tick(struct ev_loop *loop, ev_timer *watcher, int events)
     plan_progress(load->began_ns, load->result->operations);
 }
 
-/* ---- Connecting -------------------------------------------------------------------------- */
-
-static int connect_unix(const char *path)
-{
-    struct sockaddr_un name = {.sun_family = AF_UNIX};
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    if (fd < 0 || strlen(path) >= sizeof name.sun_path)
-        return -1;
-    memcpy(name.sun_path, path, strlen(path));
-    return connect(fd, (struct sockaddr *)&name, sizeof name) == 0 ? fd : -1;
-}
-
-static int connect_tcp(const char *host_port)
-{
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    const char *colon = strrchr(host_port, ':');
-    struct addrinfo *found = NULL;
-    char host[128];
-    int fd = -1;
-    const int on = 1;
-
-    if (!colon || (size_t)(colon - host_port) >= sizeof host)
-        return -1;
-    snprintf(host, sizeof host, "%.*s", (int)(colon - host_port), host_port);
-    if (getaddrinfo(host, colon + 1, &hints, &found) != 0)
-        return -1;
-    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
-        close(fd);
-        fd = -1;
-    }
-    if (fd >= 0)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    freeaddrinfo(found);
-    return fd;
-}
-
-static bool open_connection(struct load *load, uint32_t at)
-{
-    struct connection *connection = &load->connections[at];
-    const char *address = load->options->address;
-    const uint32_t pipeline = load->options->pipeline;
-
-    connection->load = load;
-    connection->fd = strncmp(address, "unix:", 5) == 0  ? connect_unix(address + 5)
-                     : strncmp(address, "tcp:", 4) == 0 ? connect_tcp(address + 4)
-                                                        : -1;
-    if (connection->fd < 0)
-        return false;
-    connection->slots = load->slots + (size_t)at * pipeline;
-    for (uint32_t i = 0; i < pipeline; i++)
-        connection->slots[i].connection = connection;
-    connection->order = need(calloc(pipeline, sizeof *connection->order));
-    ev_io_init(&connection->readable, on_readable, connection->fd, EV_READ);
-    ev_io_init(&connection->writable, on_writable, connection->fd, EV_WRITE);
-    connection->readable.data = connection->writable.data = connection;
-    ev_io_start(load->loop, &connection->readable);
-    return true;
-}
-
-static void close_connection(struct load *load, struct connection *connection)
-{
-    if (!connection->load || connection->fd < 0)
-        return;
-    ev_io_stop(load->loop, &connection->readable);
-    ev_io_stop(load->loop, &connection->writable);
-    close(connection->fd);
-    free(connection->order);
-    free(connection->in);
-    free(connection->out);
-}
-
 /* ---- Running --------------------------------------------------------------------------------- */
 
-/* Slots take turns over the connections, so that the first operations are spread. */
-static struct slot *nth_slot(struct load *load, uint32_t n)
+static bool open_lane(struct load *load, uint32_t at)
+{
+    struct lane *lane = &load->lanes[at];
+    const uint32_t pipeline = load->options->pipeline;
+    const struct connection_user user = {on_received, on_failed, lane};
+
+    lane->load = load;
+    lane->slots = load->slots + (size_t)at * pipeline;
+    for (uint32_t i = 0; i < pipeline; i++)
+        lane->slots[i].lane = lane;
+    lane->order = need(calloc(pipeline, sizeof *lane->order));
+    return connection_open(&lane->connection, load->loop, load->options->address, &user);
+}
+
+static void close_lane(struct lane *lane)
+{
+    connection_close(&lane->connection);
+    free(lane->order);
+}
+
+/* Slots take turns over the lanes, so that the first operations are spread. */
+static struct load_slot *nth_slot(struct load *load, uint32_t n)
 {
     const uint32_t connections = load->options->connections;
 
-    return &load->connections[n % connections].slots[n / connections];
+    return &load->lanes[n % connections].slots[n / connections];
 }
 
 static void begin_all(struct load *load)
@@ -530,7 +404,7 @@ static void open_load(struct load *load, const struct load_options *options)
 {
     load->slot_count = options->connections * options->pipeline;
     load->loop = need(ev_loop_new(EVFLAG_AUTO));
-    load->connections = need(calloc(options->connections, sizeof *load->connections));
+    load->lanes = need(calloc(options->connections, sizeof *load->lanes));
     load->dirty = need(calloc(options->connections, sizeof *load->dirty));
     load->slots = need(calloc(load->slot_count, sizeof *load->slots));
     load->free = need(calloc(load->slot_count, sizeof *load->free));
@@ -540,7 +414,7 @@ static void open_load(struct load *load, const struct load_options *options)
     if (load->due_fd < 0)
         fail(load, strerror(errno));
     for (uint32_t i = 0; i < options->connections && !load->broken; i++)
-        if (!open_connection(load, i))
+        if (!open_lane(load, i))
             fail(load, "cannot connect");
     ev_prepare_init(&load->flush, on_flush);
     load->flush.data = load;
@@ -550,11 +424,11 @@ static void open_load(struct load *load, const struct load_options *options)
 static void close_load(struct load *load)
 {
     for (uint32_t i = 0; i < load->options->connections; i++)
-        close_connection(load, &load->connections[i]);
+        close_lane(&load->lanes[i]);
     if (load->due_fd >= 0)
         close(load->due_fd);
     ev_loop_destroy(load->loop);
-    free(load->connections);
+    free(load->lanes);
     free(load->dirty);
     free(load->slots);
     free(load->free);
