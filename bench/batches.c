@@ -9,17 +9,17 @@
 #include "bench/need.h"
 #include "bench/plan.h"
 
-struct run {
+struct batch_run {
     const struct load_options *options;
     const struct batches *batches;
     struct load_result *result;
     struct plan plan;
-    struct operation *operations; /* those under way */
+    struct plan_operation *operations; /* those under way */
     uint32_t count, capacity;
     uint64_t began_ns, due_count; /* as in load.c */
 };
 
-static void append(struct run *run, uint64_t began_ns)
+static void append(struct batch_run *run, uint64_t began_ns)
 {
     if (run->count == run->capacity) {
         run->capacity = 2 * run->capacity + 1024;
@@ -29,18 +29,18 @@ static void append(struct run *run, uint64_t began_ns)
     run->operations[run->count++].began_ns = began_ns;
 }
 
-static uint64_t due_ns(const struct run *run)
+static uint64_t due_ns(const struct batch_run *run)
 {
     return run->began_ns + (uint64_t)((double)run->due_count * 1e9 / run->options->rate);
 }
 
-static bool is_closed(const struct run *run)
+static bool is_closed(const struct batch_run *run)
 {
     return run->plan.filling || run->options->rate == 0;
 }
 
 /* Adds what begins now. */
-static void begin(struct run *run)
+static void begin(struct batch_run *run)
 {
     const uint64_t now = plan_now_ns();
 
@@ -53,7 +53,7 @@ static void begin(struct run *run)
         append(run, due_ns(run));
 }
 
-static void sleep_until_due(const struct run *run)
+static void sleep_until_due(const struct batch_run *run)
 {
     const uint64_t at = due_ns(run);
     const struct timespec when = {.tv_sec = (time_t)(at / 1000000000u), .tv_nsec = (long)(at % 1000000000u)};
@@ -62,13 +62,13 @@ static void sleep_until_due(const struct run *run)
 }
 
 /* Takes out what is done, as of now; what goes on stays. */
-static void settle(struct run *run)
+static void settle(struct batch_run *run)
 {
     const uint64_t now = plan_now_ns();
     uint32_t left = 0;
 
     for (uint32_t i = 0; i < run->count; i++) {
-        struct operation *operation = &run->operations[i];
+        struct plan_operation *operation = &run->operations[i];
         if (operation->step == STEP_CLAIM && operation->completes) {
             operation->step = STEP_COMPLETE;
             run->operations[left++] = *operation;
@@ -81,10 +81,10 @@ static void settle(struct run *run)
     run->count = left;
 }
 
-static bool run_batch(struct run *run)
+static bool run_batch(struct batch_run *run)
 {
     for (uint32_t i = 0; i < run->count; i++) {
-        struct operation *operation = &run->operations[i];
+        struct plan_operation *operation = &run->operations[i];
         const struct target_request request = plan_request(&run->plan, operation);
         if (!run->batches->put(&request, &operation->fence))
             run->result->errors++;
@@ -96,7 +96,7 @@ static bool run_batch(struct run *run)
 }
 
 /* Batch after batch until nothing is to begin and nothing is under way. */
-static bool run_all(struct run *run, double seconds)
+static bool run_all(struct batch_run *run, double seconds)
 {
     const uint64_t end_ns = plan_now_ns() + (uint64_t)(seconds * 1e9);
     uint64_t tick_ns = 0;
@@ -120,7 +120,7 @@ static bool run_all(struct run *run, double seconds)
     return true;
 }
 
-static bool fill(struct run *run)
+static bool fill(struct batch_run *run)
 {
     struct load_result *made = need(calloc(1, sizeof *made)), *result = run->result;
     bool good;
@@ -135,7 +135,7 @@ static bool fill(struct run *run)
     return good;
 }
 
-static bool measure(struct run *run)
+static bool measure(struct batch_run *run)
 {
     const double cpu_before = plan_cpu_seconds();
     const bool good = run_all(run, run->options->seconds);
@@ -149,10 +149,10 @@ static bool measure(struct run *run)
 
 bool batches_run(const struct load_options *options, struct load_result *result, const struct batches *batches)
 {
-    struct run run = {.options = options,
-                      .batches = batches,
-                      .result = result,
-                      .plan = {.options = options, .next_key = options->first_key}};
+    struct batch_run run = {.options = options,
+                            .batches = batches,
+                            .result = result,
+                            .plan = {.options = options, .next_key = options->first_key}};
     bool good;
 
     *result = (struct load_result){0};

@@ -20,10 +20,10 @@
 
 enum { READ_BYTES = 65536, BACKLOG = 4096 };
 
-struct server {
+struct floor_server {
     struct ev_loop *loop;
     struct flushed_file *file; /* NULL: nothing is flushed */
-    struct peer *dirty;        /* with something to send back when the turn ends */
+    struct floor_peer *dirty;  /* with something to send back when the turn ends */
     ev_io acceptable;
     ev_prepare flush;
     ev_signal end;
@@ -31,9 +31,9 @@ struct server {
     struct sockaddr_un name;
 };
 
-struct peer {
-    struct server *server;
-    struct peer *next_dirty;
+struct floor_peer {
+    struct floor_server *server;
+    struct floor_peer *next_dirty;
     ev_io readable, writable;
     bool dirty;
     uint8_t *data; /* [whole frames to send back | the start of one that is not whole yet] */
@@ -42,7 +42,7 @@ struct peer {
 
 static pid_t child;
 
-static _Noreturn void give_up(struct server *server, const char *what)
+static _Noreturn void give_up(struct floor_server *server, const char *what)
 {
     fprintf(stderr, "idem-bench: floor: %s: %s\n", what, strerror(errno));
     unlink(server->name.sun_path);
@@ -52,7 +52,7 @@ static _Noreturn void give_up(struct server *server, const char *what)
 
 /* ---- One connection ------------------------------------------------------------------ */
 
-static void close_peer(struct peer *peer)
+static void close_peer(struct floor_peer *peer)
 {
     ev_io_stop(peer->server->loop, &peer->readable);
     ev_io_stop(peer->server->loop, &peer->writable);
@@ -62,7 +62,7 @@ static void close_peer(struct peer *peer)
 }
 
 /* The whole frames behind those that are known go into the batch. */
-static bool take_frames(struct peer *peer)
+static bool take_frames(struct floor_peer *peer)
 {
     const size_t before = peer->whole;
     uint32_t bytes;
@@ -82,7 +82,7 @@ static bool take_frames(struct peer *peer)
     return true;
 }
 
-static void make_dirty(struct peer *peer)
+static void make_dirty(struct floor_peer *peer)
 {
     if (peer->dirty || peer->whole == 0)
         return;
@@ -93,7 +93,7 @@ static void make_dirty(struct peer *peer)
 
 static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
 {
-    struct peer *peer = watcher->data;
+    struct floor_peer *peer = watcher->data;
     ssize_t size;
 
     (void)loop, (void)events;
@@ -116,7 +116,7 @@ static void on_readable(struct ev_loop *loop, ev_io *watcher, int events)
 }
 
 /* Sends what may go. What does not go now goes when the socket has room, and nothing more is read until then. */
-static bool send_back(struct peer *peer)
+static bool send_back(struct floor_peer *peer)
 {
     struct ev_loop *loop = peer->server->loop;
 
@@ -154,13 +154,13 @@ static void on_writable(struct ev_loop *loop, ev_io *watcher, int events)
 
 static void on_flush(struct ev_loop *loop, ev_prepare *watcher, int events)
 {
-    struct server *server = watcher->data;
+    struct floor_server *server = watcher->data;
 
     (void)loop, (void)events;
     if (server->file && !flushed_file_flush(server->file))
         give_up(server, "the batch is not on the disk");
     while (server->dirty) {
-        struct peer *peer = server->dirty;
+        struct floor_peer *peer = server->dirty;
         server->dirty = peer->next_dirty;
         peer->dirty = false;
         if (!send_back(peer))
@@ -170,7 +170,7 @@ static void on_flush(struct ev_loop *loop, ev_prepare *watcher, int events)
 
 static void on_acceptable(struct ev_loop *loop, ev_io *watcher, int events)
 {
-    struct peer *peer;
+    struct floor_peer *peer;
     const int fd = accept4(watcher->fd, NULL, NULL, SOCK_CLOEXEC);
 
     (void)events;
@@ -192,7 +192,7 @@ static void on_end(struct ev_loop *loop, ev_signal *watcher, int events)
     ev_break(loop, EVBREAK_ALL);
 }
 
-static int listen_in(struct server *server)
+static int listen_in(struct floor_server *server)
 {
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -209,7 +209,7 @@ static int listen_in(struct server *server)
 /* Tells the generator where it listens, then serves until the generator stops it or is no more. */
 static _Noreturn void serve(const char *directory, pid_t parent, int tell)
 {
-    struct server server = {.loop = ev_default_loop(EVFLAG_AUTO)};
+    struct floor_server server = {.loop = ev_default_loop(EVFLAG_AUTO)};
 
     ev_signal_init(&server.end, on_end, SIGTERM);
     ev_signal_start(server.loop, &server.end);

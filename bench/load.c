@@ -24,7 +24,7 @@ enum {
 _Static_assert(LOAD_PIPELINE_MAX <= 1 << SLOT_BITS, "a slot's number fits");
 
 struct load_slot {
-    struct operation operation;
+    struct plan_operation operation;
     struct lane *lane;
     bool busy;
 };
@@ -166,7 +166,7 @@ static void finish(struct load *load, struct load_slot *slot, bool failed)
 
 static void answered(struct load *load, struct load_slot *slot, const struct target_reply *reply)
 {
-    struct operation *operation = &slot->operation;
+    struct plan_operation *operation = &slot->operation;
 
     if (operation->step == STEP_CLAIM && operation->completes && reply->granted) {
         operation->step = STEP_COMPLETE;

@@ -14,11 +14,11 @@ static bool asks(const struct plan *plan)
     return !plan->filling && (scenario == LOAD_REPLAY || (scenario == LOAD_MIXED && plan->started % 10 != 0));
 }
 
-void plan_next(struct plan *plan, struct operation *operation)
+void plan_next(struct plan *plan, struct plan_operation *operation)
 {
     const struct load_options *options = plan->options;
 
-    *operation = (struct operation){.step = STEP_CLAIM, .attempt = options->first_key + ++plan->started};
+    *operation = (struct plan_operation){.step = STEP_CLAIM, .attempt = options->first_key + ++plan->started};
     if (asks(plan)) {
         /* An order of all keys that is none for a cache. */
         plan->replay_cursor = (plan->replay_cursor + STRIDE) % options->keys;
@@ -38,7 +38,7 @@ bool plan_exhausted(const struct plan *plan)
     return plan->ending || (limited && options->keys && plan->started >= options->keys);
 }
 
-void plan_done(struct plan *plan, const struct operation *operation)
+void plan_done(struct plan *plan, const struct plan_operation *operation)
 {
     /* The hot key is done: the next one gets hot. */
     if (plan->options->scenario == LOAD_HOT_KEY && operation->step == STEP_COMPLETE && operation->key == plan->next_key)
@@ -52,7 +52,7 @@ bool plan_fills(const struct plan *plan)
     return (options->scenario == LOAD_REPLAY || options->scenario == LOAD_MIXED) && !options->stored;
 }
 
-struct target_request plan_request(const struct plan *plan, const struct operation *operation)
+struct target_request plan_request(const struct plan *plan, const struct plan_operation *operation)
 {
     return (struct target_request){.step = operation->step,
                                    .key = operation->key,

@@ -8,7 +8,7 @@
 #include "bench/load.h"
 #include "bench/target.h"
 
-struct operation {
+struct plan_operation {
     uint64_t began_ns, key, fence;
     uint64_t attempt; /* new with every operation */
     enum target_step step;
@@ -23,15 +23,15 @@ struct plan {
 };
 
 /* Chooses what is next; began_ns is the caller's. */
-void plan_next(struct plan *plan, struct operation *operation);
+void plan_next(struct plan *plan, struct plan_operation *operation);
 /* Nothing more is to begin. */
 bool plan_exhausted(const struct plan *plan);
 /* An operation is done. */
-void plan_done(struct plan *plan, const struct operation *operation);
+void plan_done(struct plan *plan, const struct plan_operation *operation);
 /* The scenario asks for keys that have to be made first. */
 bool plan_fills(const struct plan *plan);
 /* The request for where the operation stands. */
-struct target_request plan_request(const struct plan *plan, const struct operation *operation);
+struct target_request plan_request(const struct plan *plan, const struct plan_operation *operation);
 
 uint64_t plan_now_ns(void);
 /* What this process has run so far. */

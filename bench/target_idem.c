@@ -13,13 +13,12 @@
 #include "proto/limits.h"
 
 /* A packed request with the places of what differs. */
-struct template
-{
+struct idem_template {
     uint8_t *frame;
     size_t size, id, key, fingerprint, attempt, fence, body, body_bytes;
 };
 
-static struct template claim, claim_waiting, complete;
+static struct idem_template claim, claim_waiting, complete;
 
 static const char key_mark[POOL_KEY_BYTES + 1] = "KEYKEYKEYKEYKEYKEYKEYKEY";
 static const uint8_t fingerprint_mark[32] = "FINGERPRINTFINGERPRINTFINGERPRIN";
@@ -27,7 +26,7 @@ static const uint8_t attempt_mark[16] = "ATTEMPTATTEMPTAT";
 static const uint64_t fence_mark = 0x0010203040506070u;
 static const uint64_t id_base = 1ull << 41; /* ids with a varint of six bytes */
 
-static size_t find(const struct template *template, const void *mark, size_t size)
+static size_t find(const struct idem_template *template, const void *mark, size_t size)
 {
     const uint8_t *found = memmem(template->frame, template->size, mark, size);
 
@@ -35,9 +34,9 @@ static size_t find(const struct template *template, const void *mark, size_t siz
     return (size_t)(found - template->frame);
 }
 
-static struct template pack(const Idem__V1__Request *request)
+static struct idem_template pack(const Idem__V1__Request *request)
 {
-    struct template template = {0};
+    struct idem_template template = {0};
     const size_t size = idem__v1__request__get_packed_size(request);
 
     template.size = IDEM_FRAME_HEADER_BYTES + size;
@@ -51,12 +50,12 @@ static struct template pack(const Idem__V1__Request *request)
     return template;
 }
 
-static struct template pack_claim(uint32_t wait_ms)
+static struct idem_template pack_claim(uint32_t wait_ms)
 {
     Idem__V1__OperationId op = IDEM__V1__OPERATION_ID__INIT;
     Idem__V1__BeginRequest begin = IDEM__V1__BEGIN_REQUEST__INIT;
     Idem__V1__Request request = IDEM__V1__REQUEST__INIT;
-    struct template template;
+    struct idem_template template;
 
     op.namespace_ = (char *)(uintptr_t) "bench";
     op.key = (char *)(uintptr_t)key_mark;
@@ -76,14 +75,14 @@ static struct template pack_claim(uint32_t wait_ms)
 }
 
 /* The body is what a Complete ends with. */
-static struct template pack_complete(uint32_t body_bytes)
+static struct idem_template pack_complete(uint32_t body_bytes)
 {
     Idem__V1__OperationId op = IDEM__V1__OPERATION_ID__INIT;
     Idem__V1__Outcome outcome = IDEM__V1__OUTCOME__INIT;
     Idem__V1__CompleteRequest done = IDEM__V1__COMPLETE_REQUEST__INIT;
     Idem__V1__Request request = IDEM__V1__REQUEST__INIT;
     uint8_t *body = (uint8_t *)(uintptr_t)pool_value(0, POOL_BODY);
-    struct template template;
+    struct idem_template template;
 
     op.namespace_ = (char *)(uintptr_t) "bench";
     op.key = (char *)(uintptr_t)key_mark;
@@ -118,9 +117,9 @@ static size_t request_bytes_max(void)
 
 static size_t put_request(const struct target_request *request, uint8_t *out)
 {
-    const struct template *template = request->step == STEP_COMPLETE ? &complete
-                                      : request->wait_ms             ? &claim_waiting
-                                                                     : &claim;
+    const struct idem_template *template = request->step == STEP_COMPLETE ? &complete
+                                           : request->wait_ms             ? &claim_waiting
+                                                                          : &claim;
 
     memcpy(out, template->frame, template->size - template->body_bytes);
     frame_put_varint(out + template->id, id_base + request->sequence);

@@ -12,17 +12,16 @@
 enum { FINGERPRINT_BYTES = 32, CLAIM_BYTES = 48, KEEP_S = 24 * 3600, AROUND_BYTES = 256 };
 
 /* A request in three parts: to the key, from there to the value, and what is after that. */
-struct template
-{
+struct redis_template {
     char head[64], between[64], tail[64];
     size_t head_bytes, between_bytes, value_bytes, backlog_bytes;
 };
 
-static struct template claim, complete, get;
+static struct redis_template claim, complete, get;
 
-static struct template set(uint32_t value_bytes, const char *condition)
+static struct redis_template set(uint32_t value_bytes, const char *condition)
 {
-    struct template template = {.value_bytes = value_bytes};
+    struct redis_template template = {.value_bytes = value_bytes};
 
     template.head_bytes = (size_t)sprintf(template.head, "*6\r\n$3\r\nSET\r\n$%d\r\n", POOL_KEY_BYTES);
     template.between_bytes = (size_t)sprintf(template.between, "\r\n$%u\r\n", value_bytes);
@@ -52,9 +51,9 @@ static uint8_t *append(uint8_t *out, const void *data, size_t size)
 
 static size_t put_request(const struct target_request *request, uint8_t *out)
 {
-    const struct template *template = request->step == STEP_CLAIM      ? &claim
-                                      : request->step == STEP_COMPLETE ? &complete
-                                                                       : &get;
+    const struct redis_template *template = request->step == STEP_CLAIM      ? &claim
+                                            : request->step == STEP_COMPLETE ? &complete
+                                                                             : &get;
     uint8_t *at = append(out, template->head, template->head_bytes);
 
     pool_put_key(at, request->key);
