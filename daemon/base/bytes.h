@@ -57,7 +57,7 @@ struct blob {
     uint32_t references;
     uint32_t size;
     uint32_t capacity;
-    uint32_t unsent; /* how many parts of answers that were not sent yet hold it: kept by conn.c */
+    uint32_t unsent; /* how many parts of answers that were not sent yet hold it: kept by outbox.c */
     uint8_t *data;
 };
 

@@ -1,6 +1,5 @@
 /* One connection's bytes. Most reads end where a frame ends, so they go into one shared buffer; only what is left of a
- * frame is kept with its connection. Answers are gathered in pieces - small heads together, a shared tail by reference
- * - and leave in one sendmsg a turn. */
+ * frame is kept with its connection. Answers are gathered in its outbox, which is emptied once a turn. */
 #include "daemon/server/conn.h"
 
 #include <assert.h>
@@ -10,7 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "daemon/base/logging.h"
@@ -35,30 +33,16 @@ enum {
     UNSENT_PART_SHORT = 32,               /* while memory is short, than this */
     IN_BYTES_MAX = 256 * 1024 * 1024,     /* of unfinished frames, over all connections */
     TAKEN_BYTES_MAX = 32 * 1024 * 1024,   /* decided in one turn, over all connections; the rest waits for the next */
-    PIECE_BYTES = 4096,
-    SPARES_MAX = 64,
-    PIECES_A_SEND = 64,
-    FRAME_MS_MAX = 10 * 1000, /* a frame that has begun is there after this long */
-    LINGER_MS_MAX = 2 * 1000, /* a peer that was told of a bad frame closes within this */
-    STUCK_MS_MAX = 60 * 1000, /* a peer takes some of its answers within this */
-    DROP_LOG_MS = 10 * 1000,  /* between two lines about peers that did not */
-    SILENT_MS = 100,          /* a peer that has just been accepted has this long to say something */
-    IDLE_LOG_MS = 1000,       /* between two lines about idle connections that were closed */
-    IDLE_LOOKS_MAX = 256,     /* so many are looked at to find one that is idle */
-    COPIED_BYTES = 1024,      /* a tail below this is copied: cheaper than one more part of a send */
-    SHARED_PART = 16,         /* and one that is a smaller part of its blob than this, up to this size: */
-    SHARED_BYTES = 64 * 1024, /* it is not worth what the whole takes while a peer is slow */
+    FRAME_MS_MAX = 10 * 1000,             /* a frame that has begun is there after this long */
+    LINGER_MS_MAX = 2 * 1000,             /* a peer that was told of a bad frame closes within this */
+    STUCK_MS_MAX = 60 * 1000,             /* a peer takes some of its answers within this */
+    DROP_LOG_MS = 10 * 1000,              /* between two lines about peers that did not */
+    SILENT_MS = 100,                      /* a peer that has just been accepted has this long to say something */
+    IDLE_LOG_MS = 1000,                   /* between two lines about idle connections that were closed */
+    IDLE_LOOKS_MAX = 256,                 /* so many are looked at to find one that is idle */
 };
 
 enum conn_state { CONN_READING, CONN_ENDED, CONN_REFUSED, CONN_LINGERING, CONN_DROPPED };
-
-/* Part of what is to be sent: bytes of its own, or a shared tail. */
-struct piece {
-    struct piece *next;
-    struct slice shared; /* held; blob NULL: bytes of its own */
-    uint32_t size, sent, capacity;
-    uint8_t bytes[];
-};
 
 struct conn {
     struct session session;   /* first member */
@@ -82,8 +66,7 @@ struct conn {
     uint32_t in_size, in_capacity;
     uint64_t read_ms;  /* when it was read last; accepted, if it never was */
     uint64_t since_ms; /* while it is ready: what it has not been read for arrived after this, if within its share */
-    struct piece *out, *out_last;
-    uint64_t out_bytes;
+    struct outbox out;
 };
 
 static struct conn *conn_of(struct session *session)
@@ -113,163 +96,25 @@ static void mark_dirty(struct conn *conn)
 
 /* ---- Out ------------------------------------------------------------------------ */
 
-static struct piece *piece_new(struct conns *conns, uint32_t bytes)
-{
-    struct piece *piece = conns->spare;
-    const uint32_t capacity = bytes > PIECE_BYTES ? bytes : PIECE_BYTES;
-
-    if (piece && capacity == PIECE_BYTES) {
-        conns->spare = piece->next;
-        conns->spares--;
-    } else {
-        piece = mem_alloc(sizeof *piece + capacity);
-    }
-    *piece = (struct piece){.capacity = capacity};
-    conns->unsent_bytes += sizeof *piece + capacity;
-    return piece;
-}
-
-/* Takes a tail by reference. The memory behind it, which may be far more than the tail, counts with the first. */
-static struct piece *piece_of_shared(struct conns *conns, struct slice shared)
-{
-    struct piece *piece = mem_alloc(sizeof *piece);
-
-    *piece = (struct piece){.shared = shared, .size = shared.size};
-    blob_hold(shared.blob);
-    conns->unsent_bytes += sizeof *piece;
-    if (shared.blob->unsent++ == 0)
-        conns->unsent_bytes += shared.blob->capacity;
-    return piece;
-}
-
-static void piece_free(struct conns *conns, struct piece *piece)
-{
-    struct blob *blob = piece->shared.blob;
-
-    conns->unsent_bytes -= sizeof *piece + piece->capacity;
-    if (blob && --blob->unsent == 0)
-        conns->unsent_bytes -= blob->capacity;
-    blob_release(blob);
-    if (piece->capacity == PIECE_BYTES && conns->spares < SPARES_MAX) {
-        piece->next = conns->spare;
-        conns->spare = piece;
-        conns->spares++;
-    } else {
-        mem_free(piece);
-    }
-}
-
-static void append_piece(struct conn *conn, struct piece *piece)
-{
-    if (conn->out_last)
-        conn->out_last->next = piece;
-    else
-        conn->out = piece;
-    conn->out_last = piece;
-}
-
-static void append_bytes(struct conn *conn, const uint8_t *data, uint32_t size)
-{
-    struct piece *piece = conn->out_last;
-
-    if (!piece || piece->shared.blob || piece->capacity - piece->size < size) {
-        piece = piece_new(conn->conns, size);
-        append_piece(conn, piece);
-    }
-    memcpy(piece->bytes + piece->size, data, size);
-    piece->size += size;
-}
-
-static void append_shared(struct conn *conn, struct slice shared)
-{
-    if (shared.size <= COPIED_BYTES ||
-        (shared.size <= SHARED_BYTES && shared.size < shared.blob->capacity / SHARED_PART)) {
-        append_bytes(conn, slice_bytes(shared).data, shared.size);
-        return;
-    }
-    append_piece(conn, piece_of_shared(conn->conns, shared));
-}
-
-static void on_send(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes,
-                    struct slice shared)
+static void on_send(void *context, struct session *session, const struct response *response)
 {
     struct conn *conn = conn_of(session);
 
     (void)context;
     mark_dirty(conn);
-    if (conn->state == CONN_DROPPED || conn->state == CONN_LINGERING)
-        return;
-    append_bytes(conn, head, head_bytes);
-    if (shared.blob && shared.size)
-        append_shared(conn, shared);
-    conn->out_bytes += head_bytes + shared.size;
-}
-
-static void drop_out(struct conn *conn)
-{
-    struct piece *next;
-
-    for (struct piece *piece = conn->out; piece; piece = next) {
-        next = piece->next;
-        piece_free(conn->conns, piece);
-    }
-    conn->out = conn->out_last = NULL;
-    conn->out_bytes = 0;
-}
-
-static void sent(struct conn *conn, size_t size)
-{
-    conn->out_bytes -= size;
-    while (size > 0) {
-        struct piece *piece = conn->out;
-        const uint32_t left = piece->size - piece->sent;
-
-        if (size < left) {
-            piece->sent += (uint32_t)size;
-            return;
-        }
-        size -= left;
-        conn->out = piece->next;
-        if (!conn->out)
-            conn->out_last = NULL;
-        piece_free(conn->conns, piece);
-    }
-}
-
-static int gather(struct conn *conn, struct iovec parts[PIECES_A_SEND])
-{
-    int count = 0;
-
-    for (struct piece *piece = conn->out; piece && count < PIECES_A_SEND; piece = piece->next, count++) {
-        const uint8_t *data = piece->shared.blob ? slice_bytes(piece->shared).data : piece->bytes;
-        parts[count].iov_base = (uint8_t *)(uintptr_t)data + piece->sent;
-        parts[count].iov_len = piece->size - piece->sent;
-    }
-    return count;
+    if (conn->state != CONN_DROPPED && conn->state != CONN_LINGERING)
+        outbox_add(&conn->out, response);
 }
 
 /* Sends what the socket takes. False: the connection is broken. */
 static bool send_out(struct conn *conn)
 {
-    while (conn->out) {
-        struct iovec parts[PIECES_A_SEND];
-        const struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)gather(conn, parts)};
-        const int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
-        /* Mostly there is one part, and the kernel has less to look at. */
-        const ssize_t size = message.msg_iovlen == 1 ? send(conn->fd, parts[0].iov_base, parts[0].iov_len, flags)
-                                                     : sendmsg(conn->fd, &message, flags);
-
-        if (size >= 0)
-            sent(conn, (size_t)size);
-        else if (errno == EAGAIN || errno == EWOULDBLOCK)
-            break;
-        else if (errno != EINTR)
-            return false;
-    }
-    if (conn->out)
-        ev_io_start(conn->conns->loop, &conn->writable);
-    else
+    if (!outbox_send(&conn->out, conn->fd))
+        return false;
+    if (outbox_is_empty(&conn->out))
         ev_io_stop(conn->conns->loop, &conn->writable);
+    else
+        ev_io_start(conn->conns->loop, &conn->writable);
     return true;
 }
 
@@ -279,7 +124,7 @@ static bool send_out(struct conn *conn)
 static bool may_decide(const struct conn *conn)
 {
     return conn->state == CONN_READING && !conn->conns->paused && !conn->conns->draining &&
-           conn->session.open_calls < IDEM_OPEN_CALLS_MAX && conn->out_bytes + conn->session.held.bytes < OUT_BYTES_MAX;
+           conn->session.open_calls < IDEM_OPEN_CALLS_MAX && conn->out.bytes + conn->session.held.bytes < OUT_BYTES_MAX;
 }
 
 static bool can_decide(const struct conn *conn)
@@ -682,6 +527,7 @@ void conn_open(struct conns *conns, int fd)
         conns->first->previous = conn;
     conns->first = conn;
     conns->count++;
+    outbox_open(&conn->out, &conns->unsent);
     service_session_open(conns->service, &conn->session);
     ev_io_init(&conn->readable, on_readable, fd, EV_READ);
     ev_io_init(&conn->writable, on_writable, fd, EV_WRITE);
@@ -702,7 +548,7 @@ static void conn_close(struct conn *conn)
     clear_deadline(conn);
     deadline_clear(&conns->stuck, &conn->stuck);
     service_session_close(&conn->session, &conns->now);
-    drop_out(conn);
+    outbox_clear(&conn->out);
     set_in_capacity(conn, 0);
     close(conn->fd);
     if (conn->previous)
@@ -718,7 +564,7 @@ static void conn_close(struct conn *conn)
 
 static bool all_answered(const struct conn *conn)
 {
-    return conn->session.open_calls == 0 && !conn->out;
+    return conn->session.open_calls == 0 && outbox_is_empty(&conn->out);
 }
 
 /* Told, and nothing more to say: the peer reads it before it meets the end. */
@@ -754,16 +600,16 @@ static void flush_one(struct conn *conn)
 {
     const bool was_reading = conn->state == CONN_READING;
 
-    const uint64_t before_bytes = conn->out_bytes;
+    const uint64_t before_bytes = conn->out.bytes;
 
     link_remove(&conn->dirty);
     if (conn->state == CONN_DROPPED || !send_out(conn)) {
         conn_close(conn);
         return;
     }
-    if (!conn->out)
+    if (outbox_is_empty(&conn->out))
         deadline_clear(&conn->conns->stuck, &conn->stuck);
-    else if (conn->out_bytes < before_bytes || !deadline_is_set(&conn->stuck))
+    else if (conn->out.bytes < before_bytes || !deadline_is_set(&conn->stuck))
         deadline_set(&conn->conns->stuck, &conn->stuck, peer_time(conn->conns) + STUCK_MS_MAX);
     if (conn->state == CONN_REFUSED && all_answered(conn))
         linger(conn);
@@ -789,7 +635,7 @@ static void drop_reader(struct conn *conn)
     conns->readers_dropped_since++;
     if (conns->now.boot_ms >= conns->readers_dropped_log_ms) {
         log_event(LOG_WARN, "slow_readers_dropped", "connections", log_number(conns->readers_dropped_since),
-                  "unsent_bytes", log_number(conns->unsent_bytes), NULL);
+                  "unsent_bytes", log_number(conns->unsent.bytes), NULL);
         conns->readers_dropped_since = 0;
         conns->readers_dropped_log_ms = conns->now.boot_ms + DROP_LOG_MS;
     }
@@ -862,7 +708,7 @@ static void bound_unsent(struct conns *conns)
 {
     struct deadline *slowest;
 
-    while (conns->unsent_bytes > unsent_bytes_max() && (slowest = deadlines_first(&conns->stuck)))
+    while (conns->unsent.bytes > unsent_bytes_max() && (slowest = deadlines_first(&conns->stuck)))
         drop_reader(conn_of_stuck(slowest));
 }
 
@@ -1058,19 +904,15 @@ void conns_open(struct conns *conns, struct ev_loop *loop, struct clock *clock)
     links_open(&conns->silent);
     links_open(&conns->idle);
     conns->events_max = EVENTS_SURE;
+    outboxes_open(&conns->unsent);
     conns->scratch = mem_alloc(SCRATCH_BYTES);
 }
 
 void conns_close(struct conns *conns)
 {
-    struct piece *next;
-
     while (conns->first)
         conn_close(conns->first);
-    for (struct piece *piece = conns->spare; piece; piece = next) {
-        next = piece->next;
-        mem_free(piece);
-    }
+    outboxes_close(&conns->unsent);
     deadlines_free(&conns->deadlines);
     deadlines_free(&conns->stuck);
     mem_free(conns->scratch);
@@ -1104,7 +946,7 @@ static void on_count(void *context, uint64_t *connections, uint64_t *buffered_by
     const struct conns *conns = context;
 
     *connections = conns->count;
-    *buffered_bytes = conns->in_bytes + conns->unsent_bytes;
+    *buffered_bytes = conns->in_bytes + conns->unsent.bytes;
 }
 
 static void describe_unix(int fd, char text[NOTES_PEER_BYTES])

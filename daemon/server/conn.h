@@ -1,7 +1,7 @@
 /* Connections: bytes in, frames cut out of them, answers out. Bounded both ways: a connection whose answers pile up, or
  * which has as many open calls as one may have, is read no further until they went. Loop thread only.
  *
- *      readable -> cut -> service_read, _decide          answers -> pieces -> one sendmsg a turn
+ *      readable -> cut -> service_read, _decide          answers -> outbox -> one sendmsg a turn
  *
  *                     end of input                    last answer sent
  *      READING -----------------------> ENDED -----------------------------------> closed
@@ -19,10 +19,10 @@
 
 #include "daemon/base/deadline.h"
 #include "daemon/base/link.h"
+#include "daemon/server/outbox.h"
 #include "daemon/server/service.h"
 
 struct conn;
-struct piece;
 
 /* All connections of the daemon. */
 struct conns {
@@ -45,17 +45,15 @@ struct conns {
     struct deadlines stuck;     /* likewise: answers that must move */
     uint64_t stalled_ms;
     uint64_t in_bytes;               /* memory of unfinished frames */
-    uint64_t unsent_bytes;           /* memory of answers that were not sent yet; what several share counts once */
+    struct outboxes unsent;          /* answers that were not sent yet */
     uint64_t readers_dropped_since;  /* the last line about them */
     uint64_t readers_dropped_log_ms; /* boot time before which there is no other */
     uint64_t idle_closed_since;      /* the last line about them */
     uint64_t idle_closed_log_ms;     /* boot time before which there is no other */
     uint64_t taken_bytes;            /* decided since the batch could last be handed over */
-    struct piece *spare;             /* pieces for reuse */
-    uint32_t spares;
-    bool paused;      /* nothing is decided: the store is behind */
-    bool draining;    /* nothing more is read */
-    uint8_t *scratch; /* where reads go that a frame boundary ends */
+    bool paused;                     /* nothing is decided: the store is behind */
+    bool draining;                   /* nothing more is read */
+    uint8_t *scratch;                /* where reads go that a frame boundary ends */
     struct clock *clock;
     struct now now;         /* of the last read in this turn, or of the turn */
     uint64_t turn_ms;       /* boot time at which the turn began, */

@@ -5,7 +5,6 @@
 #include <stdalign.h>
 
 #include "daemon/base/memory.h"
-#include "daemon/server/response.h"
 
 enum {
     BLOCK_BYTES = 32 * 1024,
@@ -151,17 +150,17 @@ static void queue_end(struct held_answers *answers, struct held_queue *queue)
     queue_clear(queue);
 }
 
-void held_release(struct held_answers *answers,
-                  void (*send)(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
-                               uint32_t head_bytes, struct slice shared),
-                  void *context)
+void held_release(struct held_answers *answers, uint64_t durable, held_send *send, void *context)
 {
     for (struct held *held = answers->flight.first; held; held = held->next) {
+        const struct response response = {held->head, held->head_bytes, held->shared};
         struct held_owner *owner = held->owner;
+
         if (!owner)
             continue;
+        assert(held->depends <= durable);
         leave_owner(held);
-        send(context, owner, held->depends, held->head, held->head_bytes, held->shared);
+        send(context, owner, &response);
     }
     queue_end(answers, &answers->flight);
 }

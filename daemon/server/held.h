@@ -6,9 +6,8 @@
 
 #include <stdint.h>
 
-#include "daemon/base/bytes.h"
+#include "daemon/server/response.h"
 
-struct response;
 struct held;
 struct held_block;
 
@@ -40,12 +39,11 @@ void held_add(struct held_answers *answers, struct held_owner *owner, uint64_t d
               const struct response *response);
 /* The open batch is in flight from now on; `newest` is its last number. What was in flight is released. */
 void held_submitted(struct held_answers *answers, uint64_t newest);
-/* What rests on the batch in flight goes out: `send` gets each answer whose owner is still there. Views are valid
- * until it returns; it must not hold another. */
-void held_release(struct held_answers *answers,
-                  void (*send)(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
-                               uint32_t head_bytes, struct slice shared),
-                  void *context);
+/* What rests on the batch in flight goes out: `send` gets each answer whose owner is still there. Asserts that
+ * everything up to the number that it depends on is durable. An answer is valid until `send` returns, which must not
+ * hold another. */
+typedef void held_send(void *context, struct held_owner *owner, const struct response *response);
+void held_release(struct held_answers *answers, uint64_t durable, held_send *send, void *context);
 /* The owner is gone: what is held for it is not sent. */
 void held_forget(struct held_owner *owner);
 

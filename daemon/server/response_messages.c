@@ -288,8 +288,8 @@ static size_t tag_bytes(uint32_t field, uint64_t size)
     return frame_varint_bytes(field << 3 | LENGTH_DELIMITED) + frame_varint_bytes(size);
 }
 
-/* Packs a Response whose result ends in an outcome, whose attributes and body are sent from where they lie. `result` is the
- * result's message without it; `around` the Response without its result. */
+/* Packs a Response whose result ends in an outcome; attributes and body are sent from where they lie. `result` is the
+ * result's message without the outcome; `around` is the Response without its result. */
 static struct response with_outcome(struct arena *arena, const Idem__V1__Response *around,
                                     const ProtobufCMessage *result, const struct reply *reply)
 {

@@ -59,24 +59,18 @@ static struct session *session_of(struct party *party)
 
 /* ---- Answers -------------------------------------------------------------------- */
 
-static void send_now(struct service *service, struct session *session, const uint8_t *head, uint32_t head_bytes,
-                     struct slice shared)
+static void send_now(struct service *service, struct session *session, const struct response *response)
 {
     const struct service_outlet *outlet = &service->options.outlet;
 
     assert(session->open_calls > 0);
     session->open_calls--;
-    outlet->send(outlet->context, session, head, head_bytes, shared);
+    outlet->send(outlet->context, session, response);
 }
 
-static void on_release(void *context, struct held_owner *owner, uint64_t depends, const uint8_t *head,
-                       uint32_t head_bytes, struct slice shared)
+static void on_release(void *context, struct held_owner *owner, const struct response *response)
 {
-    struct service *service = context;
-    struct session *session = (struct session *)(void *)((char *)owner - offsetof(struct session, held));
-
-    assert(depends <= store_durable_number(service->store));
-    send_now(service, session, head, head_bytes, shared);
+    send_now(context, (struct session *)(void *)((char *)owner - offsetof(struct session, held)), response);
 }
 
 static void count_answer(struct service *service, const struct reply *reply)
@@ -139,7 +133,7 @@ static void on_reply(void *context, struct party *party, uint64_t request, const
     if (reply->depends > store_durable_number(service->store))
         held_add(&service->held, &session->held, reply->depends, &response);
     else
-        send_now(service, session, response.head, response.head_bytes, response.shared);
+        send_now(service, session, &response);
     arena_rewind(service->arena, mark);
 }
 
@@ -163,7 +157,7 @@ static void refuse(struct session *session, uint64_t id, unsigned call, enum cod
 
     if (metrics_call_name(call))
         service->metrics.calls[call - CALL_HELLO][code]++;
-    send_now(service, session, response.head, response.head_bytes, response.shared);
+    send_now(service, session, &response);
     arena_rewind(service->arena, mark);
 }
 
@@ -173,7 +167,7 @@ static void answer(struct session *session, const Idem__V1__Response *message)
     const struct response response = response_of_message(service->arena, message);
 
     service->metrics.calls[message->result_case - CALL_HELLO][CODE_OK]++;
-    send_now(service, session, response.head, response.head_bytes, response.shared);
+    send_now(service, session, &response);
 }
 
 /* ---- Hello and Stats ---------------------------------------------------------------- */
@@ -601,7 +595,7 @@ void service_stored(struct service *service, const struct store_event *event, co
     engine_stored(service->engine, event, now);
     note_space(service);
     if (!store_busy(service->store))
-        held_release(&service->held, on_release, service);
+        held_release(&service->held, service->durable, on_release, service);
 }
 
 void service_drain(struct service *service)

@@ -10,6 +10,7 @@
 #include "daemon/engine/engine.h"
 #include "daemon/server/held.h"
 #include "daemon/server/notes.h"
+#include "daemon/server/response.h"
 #include "daemon/store/store.h"
 #include "daemon/base/table.h"
 
@@ -28,8 +29,8 @@ struct session {
 
 /* What the service needs of whoever owns the sockets. None of them may call the service. */
 struct service_outlet {
-    /* Sends an answer: head is copied, the tail's blob held as long as needed. */
-    void (*send)(void *context, struct session *session, const uint8_t *head, uint32_t head_bytes, struct slice shared);
+    /* Sends an answer: its head is copied, what is shared held as long as needed. */
+    void (*send)(void *context, struct session *session, const struct response *response);
     /* Another connection replaces this one: nothing more is read of it, and it is closed. */
     void (*drop)(void *context, struct session *session);
     /* Is its input still open, as far as the socket knows? */

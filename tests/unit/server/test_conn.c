@@ -28,6 +28,8 @@ struct peer {
     bool input_ended;
 };
 
+static const struct response answer = {.head = (const uint8_t *)"answer", .head_bytes = 6};
+
 static struct {
     struct ev_loop *loop;
     struct conns conns;
@@ -454,7 +456,7 @@ static void open_calls_are_no_reason_to_wait(void **state)
     assert_int_equal(conns_seen_ms(&world.conns), 1001);
     assert_int_equal(conns_next_ms(&world.conns), UINT64_MAX);
     peer->session->open_calls = 0;
-    world.outlet.send(NULL, peer->session, (const uint8_t *)"answer", 6, (struct slice){0});
+    world.outlet.send(NULL, peer->session, &answer);
     conns_flush(&world.conns);
     assert_true(conns_can_read(&world.conns));
     conns_read(&world.conns);
@@ -500,7 +502,7 @@ static void the_longest_idle_one_goes_first(void **state)
     assert_null(peers[2]->session);
     /* And this one was answered. */
     peers[4]->session->open_calls = 0;
-    world.outlet.send(NULL, peers[4]->session, (const uint8_t *)"answer", 6, (struct slice){0});
+    world.outlet.send(NULL, peers[4]->session, &answer);
     conns_flush(&world.conns);
     assert_true(conns_close_idle(&world.conns));
     assert_null(peers[4]->session);
