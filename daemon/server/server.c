@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #include "daemon/base/clock.h"
-#include "daemon/server/conn.h"
+#include "daemon/server/conns.h"
 #include "daemon/server/listener.h"
 #include "daemon/base/logging.h"
 #include "daemon/base/memory.h"
@@ -81,7 +81,6 @@ struct server {
 static void read_clock(struct server *server)
 {
     server->now = clock_now(&server->clock);
-    server->conns.now = server->now;
 }
 
 static void start_clock(struct server *server)
@@ -466,7 +465,7 @@ static bool start(struct server *server, const struct server_options *options, s
     if (!server->store)
         return false;
     start_clock(server);
-    conns_open(&server->conns, server->loop, &server->clock);
+    conns_open(&server->conns, server->loop, &server->clock, &server->now);
     const struct service_options service_options = {.store = server->store,
                                                     .policy = options->policy,
                                                     .unfinished_max = options->unfinished_max,

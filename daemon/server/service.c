@@ -16,6 +16,7 @@
 #include "daemon/base/logging.h"
 #include "daemon/base/memory.h"
 #include "daemon/server/metrics.h"
+#include "daemon/server/notes.h"
 #include "daemon/server/request.h"
 #include "daemon/server/request_wire.h"
 #include "daemon/server/response_messages.h"
@@ -93,7 +94,7 @@ static void count_answer(struct service *service, const struct reply *reply)
 
 static void note_operator(struct service *service, struct session *session, const struct reply *reply)
 {
-    char peer[NOTES_PEER_BYTES];
+    char peer[PEER_BYTES];
 
     service->options.outlet.peer(service->options.outlet.context, session, peer);
     notes_operator(&service->notes, service->now->boot_ms, service->arena, service->operators, reply,
@@ -238,7 +239,7 @@ static void on_hello(struct session *session, const Idem__V1__Request *request)
     session->greeted = true;
     if (log_enabled(LOG_DEBUG)) {
         const struct service_outlet *outlet = &session->service->options.outlet;
-        char peer[NOTES_PEER_BYTES];
+        char peer[PEER_BYTES];
         outlet->peer(outlet->context, session, peer);
         notes_hello(request->hello->client, session->connection, request->hello->replaces, peer);
     }
@@ -469,7 +470,7 @@ void service_bad_frame(struct session *session, const char *message)
 
     service->metrics.bad_frames++;
     if (notes_bad_frame_due(&service->notes, service->now->boot_ms)) {
-        char peer[NOTES_PEER_BYTES];
+        char peer[PEER_BYTES];
         service->options.outlet.peer(service->options.outlet.context, session, peer);
         notes_bad_frame(&service->notes, message, peer);
     }
@@ -484,14 +485,16 @@ void service_no_memory(struct session *session)
            "the memory for frames that have begun is used up; send it again");
 }
 
-void service_reader_dropped(struct service *service)
+void service_reader_dropped(struct service *service, uint64_t unsent_bytes, const struct now *now)
 {
     service->metrics.readers_dropped++;
+    notes_reader_dropped(&service->notes, unsent_bytes, now->boot_ms);
 }
 
-void service_idle_closed(struct service *service)
+void service_idle_closed(struct service *service, uint64_t connections, const struct now *now)
 {
     service->metrics.idle_closed++;
+    notes_idle_closed(&service->notes, connections, now->boot_ms);
 }
 
 bool service_session_is_bound(const struct session *session)

@@ -9,7 +9,7 @@
 
 #include "daemon/engine/engine.h"
 #include "daemon/server/held.h"
-#include "daemon/server/notes.h"
+#include "daemon/server/peer.h"
 #include "daemon/server/response.h"
 #include "daemon/store/store.h"
 #include "daemon/base/table.h"
@@ -33,10 +33,9 @@ struct service_outlet {
     void (*send)(void *context, struct session *session, const struct response *response);
     /* Another connection replaces this one: nothing more is read of it, and it is closed. */
     void (*drop)(void *context, struct session *session);
-    /* Is its input still open, as far as the socket knows? */
+    /* As peer_is_alive, peer_describe. */
     bool (*alive)(void *context, struct session *session);
-    /* Who is at the other end, for the log: "unix uid 1000 pid 4711", "tcp:127.0.0.1:40000". */
-    void (*peer)(void *context, struct session *session, char text[NOTES_PEER_BYTES]);
+    void (*peer)(void *context, struct session *session, char text[PEER_BYTES]);
     /* What the sockets count, for Stats. */
     void (*count)(void *context, uint64_t *connections, uint64_t *buffered_bytes);
     void *context;
@@ -86,10 +85,9 @@ void service_bad_frame(struct session *session, const char *message);
 /* Says that there is no room for the rest of its frame (id 0, UNAVAILABLE). The connection is to be closed after it. */
 void service_no_memory(struct session *session);
 
-/* A connection is closed since its peer did not take its answers: for Stats. */
-void service_reader_dropped(struct service *service);
-/* A connection is closed since it is idle and another one needs its descriptor: for Stats. */
-void service_idle_closed(struct service *service);
+/* For Stats and the log; see notes.h. */
+void service_reader_dropped(struct service *service, uint64_t unsent_bytes, const struct now *now);
+void service_idle_closed(struct service *service, uint64_t connections, const struct now *now);
 /* Is a lease bound to its connection? Then it is not idle. */
 bool service_session_is_bound(const struct session *session);
 

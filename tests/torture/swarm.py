@@ -38,8 +38,8 @@ BUFFERED_MAX = MAX_MEMORY // 4 + MAX_MEMORY // 4 + 32 * MIB
 MUTATIONS = [
     broken.Mutation("answers that wait for the disk go to a connection that is gone", "daemon/server/service.c",
                     "    held_forget(&session->held);\n", "\n"),
-    broken.Mutation("unread answers have no bound", "daemon/server/conn.c",
-                    "return limit && part < UNSENT_BYTES_MAX ? part : UNSENT_BYTES_MAX;", "return part > UINT64_MAX / 2 ? 1 : UINT64_MAX;"),
+    broken.Mutation("unread answers have no bound", "daemon/server/conns.c",
+                    "return limit ? number_min(part, UNSENT_BYTES_MAX) : UNSENT_BYTES_MAX;", "return part > UINT64_MAX / 2 ? 1 : UINT64_MAX;"),
     broken.Mutation("half a frame of a gone peer counts for ever", "daemon/server/conn.c",
                     "conn->conns->in_bytes -= conn->in_capacity;", "conn->conns->in_bytes -= capacity ? conn->in_capacity : 0;"),
     broken.Mutation("calls of a gone peer go on waiting", "daemon/engine/decide.c", "    engine->waiting--;\n", "\n"),

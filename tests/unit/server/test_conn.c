@@ -1,6 +1,6 @@
 /* Connections over socketpairs, with a service and a clock that the test makes: how long a call takes is up to it. Each
  * connection has its share of a turn, a turn has an end, and whoever is not read waits at most for the others. */
-#include "daemon/server/conn.h"
+#include "daemon/server/conns.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,6 +33,7 @@ static const struct response answer = {.head = (const uint8_t *)"answer", .head_
 static struct {
     struct ev_loop *loop;
     struct conns conns;
+    struct now now; /* of the last reading of the clock */
     struct service_outlet outlet;
     struct peer peers[PEERS_MAX];
     unsigned peer_count;
@@ -122,9 +123,9 @@ void service_no_memory(struct session *session)
     fail();
 }
 
-void service_idle_closed(struct service *service)
+void service_idle_closed(struct service *service, uint64_t connections, const struct now *now)
 {
-    (void)service;
+    (void)service, (void)connections, (void)now;
     world.idle_closed++;
 }
 
@@ -133,9 +134,9 @@ bool service_session_is_bound(const struct session *session)
     return session->party.parked_count > 0; /* as the test has set it */
 }
 
-void service_reader_dropped(struct service *service)
+void service_reader_dropped(struct service *service, uint64_t unsent_bytes, const struct now *now)
 {
-    (void)service;
+    (void)service, (void)unsent_bytes, (void)now;
 }
 
 /* ---- The world -------------------------------------------------------------------------- */
@@ -148,7 +149,8 @@ static int set_up(void **state)
     assert_non_null(world.loop);
     world.now_ms = 1000000;
     world.cost_ms = 1;
-    conns_open(&world.conns, world.loop, NULL);
+    world.now = __wrap_clock_now(NULL);
+    conns_open(&world.conns, world.loop, NULL, &world.now);
     world.outlet = conns_outlet(&world.conns);
     return 0;
 }
@@ -192,12 +194,12 @@ static uint64_t turn(uint64_t looked_ms)
 {
     const uint64_t began_ms = world.now_ms;
 
-    world.conns.now = __wrap_clock_now(NULL);
+    world.now = __wrap_clock_now(NULL);
     conns_begin_turn(&world.conns, looked_ms);
     ev_run(world.loop, EVRUN_NOWAIT);
     conns_ready(&world.conns);
     conns_read(&world.conns);
-    world.conns.now = __wrap_clock_now(NULL);
+    world.now = __wrap_clock_now(NULL);
     return world.now_ms - began_ms;
 }
 
@@ -390,12 +392,12 @@ static void a_connection_that_ends_is_on_no_list(void **state)
     for (int i = 0; i < TURN_MS + 2; i++)
         send_frames(waiting[i] = add_peer(), 1);
     turn(1000);
-    assert_true(links_first(&world.conns.ready) && links_first(&world.conns.later));
+    assert_true(links_first(&world.conns.turns.ready) && links_first(&world.conns.turns.later));
     for (unsigned i = 0; i < world.peer_count; i++)
         world.outlet.drop(NULL, world.peers[i].session);
     conns_flush(&world.conns);
     assert_int_equal(world.conns.count, 0);
-    assert_true(!links_first(&world.conns.ready) && !links_first(&world.conns.later));
+    assert_true(!links_first(&world.conns.turns.ready) && !links_first(&world.conns.turns.later));
     turn(1001);
 }
 
@@ -489,7 +491,7 @@ static void the_longest_idle_one_goes_first(void **state)
         /* Newcomers have a while to say something: it is over after the first of these. */
         const struct peer *next = peers[(const unsigned[]){3, 0, 1, 7}[i]];
         if (i == 1)
-            world.conns.now.boot_ms = world.now_ms += 100;
+            world.now.boot_ms = world.now_ms += 100;
         assert_non_null(next->session);
         assert_true(conns_close_idle(&world.conns));
         assert_null(next->session);
