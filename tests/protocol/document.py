@@ -7,7 +7,7 @@ SPAN = re.compile(r"(\d[\d,]*)(?:\.\.(\d[\d,]*))?")  # 16, or 1,000..86,400,000
 
 
 class Block:
-    """A fenced block: its kind (hex, frame, json), its text, and the last name that stood on a line before it."""
+    """A fenced block: its kind (frame, or empty for a drawing), its text, and the last name that stood on a line before it."""
 
     def __init__(self, kind, name):
         self.kind, self.name, self.lines = kind, name, []
@@ -40,7 +40,7 @@ class Document:
                 name = match[1]
 
     def rows(self, heading, which=0):
-        """Those of one of its tables below the head and its line; none where there is no such table."""
+        """Those of one of its tables below the head and its line; none if there is no such table."""
         return self.tables[heading][which][2:] if heading in self.tables else []
 
     def takes(self, message):

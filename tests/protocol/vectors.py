@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The frames of proto/vectors/ and of PROTOCOL.md, from the one list in conversation.py.
+"""Makes the frames of proto/vectors/, and those that PROTOCOL.md shows, from the one list in conversation.py.
 
     vectors.py            checks that files and document say what the list says
     vectors.py --write    writes them
 
-A place in the document is marked by <!-- frames: NAME --> and <!-- end of frames -->; what stands between is written here. NAME is a call,
-whose first request and answer are read aloud, or "more": all others of a kind."""
+The document marks a place by <!-- frames: call NAME --> and <!-- end of frames -->. This program writes what is between: the first
+request and the first answer of that call, read aloud field by field."""
 import json
 import os
 import re
@@ -15,7 +15,7 @@ from conversation import vectors
 from messages import DOCUMENT, VECTORS, pb
 from reading import read
 
-MARK = re.compile(r"(<!-- frames: ([a-z]+)(?: ([a-z ]+))? -->\n).*?(<!-- end of frames -->)", re.S)
+MARK = re.compile(r"(<!-- frames: call ([a-z]+) -->\n).*?(<!-- end of frames -->)", re.S)
 
 
 def by_kind():
@@ -25,38 +25,14 @@ def by_kind():
     return kinds
 
 
-def folded(text, width=96):
-    return "\n".join(text[i:i + width] for i in range(0, len(text), width))
-
-
 def aloud(vector):
     kind = pb.Request if vector["direction"] == "request" else pb.Response
     return f"`{vector['name']}`\n\n```frame\n{read(bytes.fromhex(vector['hex']), kind.DESCRIPTOR)}\n```\n\n"
 
 
-def plain(vector):
-    text = f"`{vector['name']}`"
-    if "answered_by" in vector:
-        text += f", answered by `{vector['answered_by']}`"
-    if "says" in vector:
-        text += f" - {vector['says']}"
-    if vector["meaning"] is not None:
-        text += f"\n\n```json\n{json.dumps(vector['meaning'])}\n```"
-    return f"{text}\n\n```hex\n{folded(vector['hex'])}\n```\n\n"
-
-
-def shown(name, which, kinds):
-    if name == "call":
-        return "".join(aloud(vector) for vector in kinds[which][:2])
-    return "".join(plain(vector) for kind in which.split() for vector in kinds[kind][2 if kind in CALLS else 0:])
-
-
-CALLS = [field.name for field in pb.Request.DESCRIPTOR.oneofs_by_name["call"].fields]
-
-
 def made(document):
     kinds = by_kind()
-    return MARK.sub(lambda mark: mark[1] + "\n" + shown(mark[2], mark[3], kinds) + mark[4], document)
+    return MARK.sub(lambda mark: mark[1] + "\n" + "".join(aloud(vector) for vector in kinds[mark[2]][:2]) + mark[3], document)
 
 
 def files():
